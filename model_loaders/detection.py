@@ -1,0 +1,168 @@
+"""What the keys and shapes of a checkpoint say about its network."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from .checkpoint import UnsupportedCheckpointError, describe_file
+from .networks.swin_unet import SwinUNetConfig
+from .networks.vq import VQConfig
+
+BUFFER_SUFFIXES = (".relative_position_index", ".attn_mask")
+
+
+def detect_swin_unet(
+    state_dict: dict[str, Tensor], path: Path, *, image_size: int = 64
+) -> SwinUNetConfig:
+    """Return the configuration of ResShift's UNet.
+
+    Args:
+        state_dict: The checkpoint; only keys and shapes are read.
+        path: Its file, for the message.
+        image_size: Side of the latent it was trained at, used where the file has no attention
+            masks to tell it.
+    Raises:
+        UnsupportedCheckpointError: If it is another network.
+
+    Source: spec of the released checkpoints; `tests/golden/resshift/manifests`.
+    """
+    shapes = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
+    swin = "middle_block.1."
+    telling = (
+        "input_blocks.0.0.weight",
+        "time_embed.0.weight",
+        "out.2.weight",
+        f"{swin}patch_embed.proj.weight",
+        f"{swin}blocks.0.attn.relative_position_bias_table",
+        f"{swin}blocks.0.mlp.fc1.weight",
+    )
+    if any(key not in shapes for key in telling):
+        looks, keys = describe_file(state_dict)
+        raise UnsupportedCheckpointError(path, f"is not a ResShift model; it {looks}", keys)
+
+    model_channels = shapes["time_embed.0.weight"][1]
+    levels = _walk_levels(shapes)
+    if not levels or model_channels == 0:
+        raise UnsupportedCheckpointError(path, "has no levels that a ResShift model has")
+    latent_channels = shapes["out.2.weight"][0]
+    stages = sum(bool(re.fullmatch(r"feature_extractor\.\d+\.op\.weight", key)) for key in shapes)
+    if stages:
+        condition_channels = shapes.get("feature_extractor.0.weight", (0, 3))[1]
+    else:
+        condition_channels = shapes["input_blocks.0.0.weight"][1] - latent_channels
+
+    tables = {
+        key: shape for key, shape in shapes.items() if key.endswith(".relative_position_bias_table")
+    }
+    window_size = max(_window_of(shape) for shape in tables.values())
+    embed_dim = shapes[f"{swin}patch_embed.proj.weight"][0]
+    first = levels[0][0]
+    first_block = f"input_blocks.{first}.0."
+    return SwinUNetConfig(
+        latent_channels=latent_channels,
+        model_channels=model_channels,
+        channel_mult=tuple(
+            shapes.get(f"input_blocks.{blocks[0]}.0.out_layers.0.weight", (0,))[0] // model_channels
+            for blocks in levels
+        ),
+        num_res_blocks=tuple(len(blocks) for blocks in levels),
+        attention_levels=tuple(
+            f"input_blocks.{blocks[0]}.1.patch_embed.proj.weight" in shapes for blocks in levels
+        ),
+        swin_embed_dim=embed_dim,
+        num_heads=shapes[telling[4]][1],
+        swin_depth=len(
+            {
+                match[1]
+                for key in shapes
+                if (match := re.match(rf"{re.escape(swin)}blocks\.(\d+)\.", key))
+            }
+        ),
+        window_size=window_size,
+        mlp_ratio=shapes[telling[5]][0] / embed_dim,
+        image_size=_image_size(shapes, levels, window_size) or image_size,
+        condition_stages=stages,
+        cond_mask=condition_channels == 4,
+        use_scale_shift_norm=shapes.get(f"{first_block}emb_layers.1.weight", (0,))[0]
+        == 2 * shapes.get(f"{first_block}out_layers.0.weight", (0,))[0],
+        patch_norm=f"{swin}patch_embed.norm.weight" in shapes,
+    )
+
+
+def detect_vq(state_dict: dict[str, Tensor], path: Path) -> VQConfig:
+    """Return the configuration of a VQ autoencoder.
+
+    Args:
+        state_dict: The checkpoint; only keys and shapes are read.
+        path: Its file, for the message.
+    Raises:
+        UnsupportedCheckpointError: If it is another network.
+    """
+    shapes = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
+    telling = (
+        "quantize.embedding.weight",
+        "encoder.conv_in.weight",
+        "encoder.conv_out.weight",
+        "quant_conv.weight",
+    )
+    if any(key not in shapes for key in telling):
+        looks, keys = describe_file(state_dict)
+        raise UnsupportedCheckpointError(path, f"is not a VQ autoencoder; it {looks}", keys)
+    codes, embed_dim = shapes["quantize.embedding.weight"]
+    width = shapes["encoder.conv_in.weight"][0]
+    mults, blocks = [], []
+    while (first := f"encoder.down.{len(mults)}.block.0.conv1.weight") in shapes:
+        level = len(mults)
+        mults.append(shapes[first][0] // width)
+        blocks.append(
+            sum(
+                bool(re.fullmatch(rf"encoder\.down\.{level}\.block\.\d+\.conv1\.weight", key))
+                for key in shapes
+            )
+        )
+    if not mults:
+        raise UnsupportedCheckpointError(path, "is not a VQ autoencoder; it has no encoder levels")
+    return VQConfig(
+        embed_dim=embed_dim,
+        num_codes=codes,
+        z_channels=shapes["encoder.conv_out.weight"][0],
+        width=width,
+        channel_mult=tuple(mults),
+        num_res_blocks=tuple(blocks),
+    )
+
+
+def without_buffers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights without the tables that the network computes itself."""
+    return {key: tensor for key, tensor in state_dict.items() if not key.endswith(BUFFER_SUFFIXES)}
+
+
+def _walk_levels(shapes: dict[str, tuple[int, ...]]) -> list[list[int]]:
+    levels: list[list[int]] = [[]]
+    block = 1
+    while True:
+        if f"input_blocks.{block}.0.op.weight" in shapes:
+            levels.append([])
+        elif f"input_blocks.{block}.0.in_layers.2.weight" in shapes:
+            levels[-1].append(block)
+        else:
+            return levels if all(levels) else []
+        block += 1
+
+
+def _window_of(table_shape: tuple[int, ...]) -> int:
+    return (math.isqrt(table_shape[0]) + 1) // 2
+
+
+def _image_size(
+    shapes: dict[str, tuple[int, ...]], levels: list[list[int]], window_size: int
+) -> int | None:
+    for level, blocks in enumerate(levels):
+        mask = shapes.get(f"input_blocks.{blocks[0]}.1.blocks.1.attn_mask")
+        if mask is not None:
+            return math.isqrt(mask[0]) * window_size * 2**level
+    return None

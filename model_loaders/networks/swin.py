@@ -1,0 +1,269 @@
+"""The Swin layer of ResShift's UNet.
+
+It differs from the textbook layer: norms are GroupNorm over the whole map, the MLP is two 1x1
+convolutions, nothing is added around the layer, the window and the shift follow the nominal
+resolution, and the shifted windows carry an unusual mask (see `shift_mask`).
+
+Source: Yue et al. 2023 (arXiv 2307.12348), "Swin Transformer in the UNet".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.ops
+import torch
+import torch.nn.functional as F
+from comfy.ldm.modules.attention import optimized_attention_for_device
+from torch import Tensor, nn
+
+
+def relative_position_index(window_size: int) -> Tensor:
+    """Return the row of the bias table for each pair of tokens in a window.
+
+    Returns:
+        `(N, N)` int64 with N = window_size squared, tokens row-major.
+    """
+    rows, cols = _token_coordinates(window_size)
+    row_offset = rows[:, None] - rows[None, :] + window_size - 1
+    col_offset = cols[:, None] - cols[None, :] + window_size - 1
+    return row_offset * (2 * window_size - 1) + col_offset
+
+
+def shift_mask(window_size: int, shift: int) -> Tensor:
+    """Return the additive mask of the windows of the last window row in a shifted block.
+
+    Released weights were trained with a mask that separates tokens by their local column, in the
+    last window row only; every other window is unmasked. The textbook Swin mask gives a different
+    picture.
+
+    Returns:
+        `(N, N)` float32, 0 where attention is allowed and -100 where it is blocked.
+    """
+    _, cols = _token_coordinates(window_size)
+    wrapped = cols >= window_size - shift
+    return -100.0 * (wrapped[:, None] != wrapped[None, :]).float()
+
+
+def _token_coordinates(window_size: int) -> tuple[Tensor, Tensor]:
+    tokens = torch.arange(window_size * window_size)
+    return torch.div(tokens, window_size, rounding_mode="floor"), tokens % window_size
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside windows with a learned bias per relative position."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        window_size: int,
+        shift: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+        operations: Any,
+    ):
+        super().__init__()
+        self.num_heads = num_heads
+        self.shift = shift
+        self.qkv = operations.Linear(embed_dim, 3 * embed_dim, dtype=dtype, device=device)
+        self.proj = operations.Linear(embed_dim, embed_dim, dtype=dtype, device=device)
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty((2 * window_size - 1) ** 2, num_heads, dtype=dtype, device=device)
+        )
+        # Not persistent: released files carry these tables, converted ones need not.
+        self.register_buffer("index", relative_position_index(window_size), persistent=False)
+        self.register_buffer("mask", shift_mask(window_size, shift), persistent=False)
+
+    def forward(self, windows: Tensor, transformer_options: dict) -> Tensor:
+        """Return `windows` after attention.
+
+        Args:
+            windows: `(B, rows, cols, N, E)`, the windows of one map in their places.
+            transformer_options: ComfyUI's options; patches of the attention act on it.
+        """
+        bias = self._position_bias(windows)  # (1, heads, N, N)
+        query, key, value = self.qkv(windows).chunk(3, dim=-1)
+        if self.shift == 0:
+            attended = self._attend(query, key, value, bias, transformer_options)
+        else:
+            last_row_bias = bias + self.mask.to(device=bias.device, dtype=bias.dtype)
+            last_row = self._attend(
+                query[:, -1:], key[:, -1:], value[:, -1:], last_row_bias, transformer_options
+            )
+            if windows.shape[1] == 1:
+                attended = last_row
+            else:
+                others = self._attend(
+                    query[:, :-1], key[:, :-1], value[:, :-1], bias, transformer_options
+                )
+                attended = torch.cat([others, last_row], dim=1)
+        return self.proj(attended)
+
+    def _position_bias(self, windows: Tensor) -> Tensor:
+        table = comfy.ops.cast_to_input(self.relative_position_bias_table, windows)
+        return table[self.index.to(table.device)].permute(2, 0, 1).unsqueeze(0).contiguous()
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, transformer_options: dict
+    ) -> Tensor:
+        b, rows, cols, tokens, channels = query.shape
+        flat = (b * rows * cols, tokens, channels)
+        # Windows of 64 tokens gain nothing from the flash and sage kernels and lose precision.
+        attention = optimized_attention_for_device(query.device, mask=True, small_input=True)
+        attended = attention(
+            query.reshape(flat),
+            key.reshape(flat),
+            value.reshape(flat),
+            self.num_heads,
+            mask=bias,
+            transformer_options=transformer_options,
+        )
+        return attended.view(b, rows, cols, tokens, channels)
+
+
+class Mlp(nn.Module):
+    """Two 1x1 convolutions with an exact GELU between them."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        hidden_dim: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+        operations: Any,
+    ):
+        super().__init__()
+        self.fc1 = operations.Conv2d(embed_dim, hidden_dim, 1, dtype=dtype, device=device)
+        self.fc2 = operations.Conv2d(hidden_dim, embed_dim, 1, dtype=dtype, device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` (B, E, H, W) after both convolutions, same shape."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwinBlock(nn.Module):
+    """Window attention and MLP, each after a GroupNorm and added to its input."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        window_size: int,
+        shift: int,
+        mlp_ratio: float,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+        operations: Any,
+    ):
+        super().__init__()
+        self.window_size = window_size
+        self.shift = shift
+        made = {"dtype": dtype, "device": device}
+        self.norm1 = operations.GroupNorm(32, embed_dim, **made)
+        self.attn = WindowAttention(
+            embed_dim, num_heads, window_size, shift, operations=operations, **made
+        )
+        self.norm2 = operations.GroupNorm(32, embed_dim, **made)
+        self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), operations=operations, **made)
+
+    def forward(self, x: Tensor, transformer_options: dict) -> Tensor:
+        """Return `x` (B, E, H, W) after the block; H and W are multiples of the window."""
+        x = x + self._window_attention(self.norm1(x), transformer_options)
+        return x + self.mlp(self.norm2(x))
+
+    def _window_attention(self, x: Tensor, transformer_options: dict) -> Tensor:
+        b, channels, h, w = x.shape
+        size = self.window_size
+        if self.shift:
+            x = torch.roll(x, shifts=(-self.shift, -self.shift), dims=(2, 3))
+        windows = x.view(b, channels, h // size, size, w // size, size)
+        windows = windows.permute(0, 2, 4, 3, 5, 1)  # (B, rows, cols, size, size, E)
+        windows = windows.reshape(b, h // size, w // size, size * size, channels)
+        windows = self.attn(windows, transformer_options)
+        x = windows.view(b, h // size, w // size, size, size, channels)
+        x = x.permute(0, 5, 1, 3, 2, 4).reshape(b, channels, h, w)
+        if self.shift:
+            x = torch.roll(x, shifts=(self.shift, self.shift), dims=(2, 3))
+        return x
+
+
+class PatchProjection(nn.Module):
+    """A 1x1 convolution into or out of the Swin width, with a norm where the weights have one."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        has_norm: bool,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+        operations: Any,
+    ):
+        super().__init__()
+        self.proj = operations.Conv2d(in_channels, out_channels, 1, dtype=dtype, device=device)
+        self.norm = (
+            operations.GroupNorm(32, out_channels, dtype=dtype, device=device)
+            if has_norm
+            else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` (B, C, H, W) projected to `out_channels`."""
+        return self.norm(self.proj(x))
+
+
+class SwinLayer(nn.Module):
+    """Swin blocks between two projections; the output replaces the input.
+
+    Args:
+        channels: Width of the UNet at this level.
+        embed_dim: Width inside the layer.
+        num_heads: Attention heads.
+        window_size: Side of a window; where `resolution` is smaller, `resolution` takes its place.
+        depth: Number of blocks. Odd-numbered ones shift by half a window if `resolution` is larger
+            than the window.
+        resolution: Side of the map at this level for the size the network was trained at.
+        mlp_ratio: Hidden width of the MLP over `embed_dim`.
+        patch_norm: Whether both projections are followed by a norm.
+        dtype: Dtype of the weights.
+        device: Device of the weights.
+        operations: Layer classes of `comfy.ops`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        embed_dim: int,
+        num_heads: int,
+        window_size: int,
+        depth: int,
+        resolution: int,
+        mlp_ratio: float,
+        patch_norm: bool,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+        operations: Any,
+    ):
+        super().__init__()
+        made = {"dtype": dtype, "device": device, "operations": operations}
+        window = min(window_size, resolution)
+        odd_shift = window // 2 if resolution > window_size else 0
+        self.patch_embed = PatchProjection(channels, embed_dim, patch_norm, **made)
+        self.blocks = nn.ModuleList(
+            SwinBlock(embed_dim, num_heads, window, odd_shift * (k % 2), mlp_ratio, **made)
+            for k in range(depth)
+        )
+        self.patch_unembed = PatchProjection(embed_dim, channels, patch_norm, **made)
+
+    def forward(self, x: Tensor, transformer_options: dict) -> Tensor:
+        """Return the layer's output for `x` (B, C, H, W), same shape."""
+        x = self.patch_embed(x)
+        for block in self.blocks:
+            x = block(x, transformer_options)
+        return self.patch_unembed(x)

@@ -1,0 +1,141 @@
+"""The VQ autoencoders f4 and f8 that ResShift's released models work in.
+
+Source: Esser et al. 2021 (arXiv 2012.09841); Rombach et al. 2022 (arXiv 2112.10752), appendix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.ops
+import torch
+from comfy.ldm.modules.diffusionmodules.model import Decoder, Encoder
+from torch import Tensor, nn
+
+# Distances held at once while codes are searched, 64 MiB in float32.
+MAX_DISTANCES = 1 << 24
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    """What a checkpoint's keys and shapes say about its autoencoder.
+
+    Attributes:
+        embed_dim: Channels of the latent.
+        num_codes: Entries of the codebook.
+        z_channels: Channels between the convolutions around the codebook.
+        width: Width of the first level.
+        channel_mult: Width of each level over `width`.
+        num_res_blocks: Residual blocks of each encoder level; the decoder has one more.
+    """
+
+    embed_dim: int
+    num_codes: int
+    z_channels: int
+    width: int
+    channel_mult: tuple[int, ...]
+    num_res_blocks: tuple[int, ...]
+
+    @property
+    def downscale_ratio(self) -> int:
+        """Side of the image over the side of the latent."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+
+class _PassThrough(nn.Module):
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        return x
+
+
+class Codebook(nn.Module):
+    """The codes and the search for the nearest one."""
+
+    def __init__(self, num_codes: int, embed_dim: int, *, operations: Any):
+        super().__init__()
+        self.embedding = operations.Embedding(num_codes, embed_dim)
+
+    def nearest(self, latent: Tensor) -> Tensor:
+        """Return the index of the nearest code at each position, the first of equals.
+
+        Args:
+            latent: `(B, embed_dim, H, W)`; distances are computed in float32.
+        Returns:
+            `(B, H, W)` int64.
+        """
+        latent = latent.float()
+        codes = self._codes(latent)
+        points = latent.movedim(1, -1).flatten(0, 2)  # (B H W, embed_dim)
+        code_norms = codes.square().sum(dim=1)
+        rows = max(1, MAX_DISTANCES // codes.shape[0])
+        found = [
+            (chunk.square().sum(dim=1, keepdim=True) + code_norms - 2 * chunk @ codes.T).argmin(1)
+            for chunk in points.split(rows)
+        ]
+        b, _, h, w = latent.shape
+        return torch.cat(found).view(b, h, w)
+
+    def quantise(self, latent: Tensor) -> Tensor:
+        """Return the nearest code at each position, like `latent` (B, embed_dim, H, W)."""
+        codes = self._codes(latent.float())
+        return codes[self.nearest(latent)].movedim(-1, 1).to(latent.dtype)
+
+    def _codes(self, latent: Tensor) -> Tensor:
+        return comfy.ops.cast_to_input(self.embedding.weight, latent)
+
+
+class VQAutoencoder(nn.Module):
+    """Encodes without quantising and quantises on decoding, as ResShift uses it.
+
+    Args:
+        config: Sizes of the network.
+        operations: Layer classes of `comfy.ops`, for the layers that are not ComfyUI's own blocks.
+    """
+
+    def __init__(self, config: VQConfig, *, operations: Any):
+        super().__init__()
+        self.config = config
+        sizes = {
+            "ch": config.width,
+            "ch_mult": config.channel_mult,
+            "num_res_blocks": max(config.num_res_blocks),
+            "attn_resolutions": [],
+            "in_channels": 3,
+            "out_ch": 3,
+            "resolution": 256,  # only read where levels have attention
+            "z_channels": config.z_channels,
+            "double_z": False,
+        }
+        self.encoder = Encoder(**sizes)
+        self.decoder = Decoder(**sizes)
+        for level, blocks in enumerate(config.num_res_blocks):
+            _keep_blocks(self.encoder.down[level].block, blocks)
+            _keep_blocks(self.decoder.up[level].block, blocks + 1)
+        self.quantize = Codebook(config.num_codes, config.embed_dim, operations=operations)
+        self.quant_conv = operations.Conv2d(config.z_channels, config.embed_dim, 1)
+        self.post_quant_conv = operations.Conv2d(config.embed_dim, config.z_channels, 1)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Return the latent of an image, not quantised.
+
+        Args:
+            image: `(B, 3, H, W)` in [-1, 1], sides multiples of the ratio.
+        Returns:
+            `(B, embed_dim, H / ratio, W / ratio)`.
+        """
+        return self.quant_conv(self.encoder(image))
+
+    def decode(self, latent: Tensor, **_: Any) -> Tensor:
+        """Return the image of a latent's nearest codes, `(B, 3, H, W)` around [-1, 1]."""
+        return self.decode_unquantised(self.quantize.quantise(latent))
+
+    def decode_unquantised(self, latent: Tensor) -> Tensor:
+        """Return the image of the latent itself."""
+        return self.decoder(self.post_quant_conv(latent))
+
+
+def _keep_blocks(blocks: nn.ModuleList, count: int) -> None:
+    # ComfyUI's encoder and decoder walk the same number of blocks on every level. Those past
+    # `count` keep the width, so letting the map through unchanged leaves them out.
+    for index in range(count, len(blocks)):
+        blocks[index] = _PassThrough()

@@ -1,0 +1,201 @@
+"""Loading of ResShift models and their autoencoders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import comfy.utils
+import torch
+
+from .checkpoint import RECORD_KEY, check_weights, read_checkpoint
+from .detection import detect_swin_unet, detect_vq, without_buffers
+from .networks.pixel_latent import PixelLatent
+from .networks.vq import VQAutoencoder
+from .record import AUTO, find_record
+from .resshift_model import ResShiftLatent, ResShiftModel, ResShiftModelConfig
+
+logger = logging.getLogger("resshift-diffbir")
+
+DtypeChoice = Literal["auto", "fp32", "fp16", "bf16"]
+DTYPES: tuple[str, ...] = get_args(DtypeChoice)
+_TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+BUNDLED_MODEL = "bundled: photo x4"
+BUNDLED_MODEL_PATH = Path(__file__).parent / "bundled" / "resshift_x4_photo.safetensors"
+
+# Channels of a VQ autoencoder's first level that are alive at the peak of encoding and decoding,
+# per image pixel.
+VQ_PEAK_MAPS = 16
+
+
+def load_resshift(
+    path: Path, *, preset: str = AUTO, dtype: DtypeChoice = "auto"
+) -> comfy.model_patcher.ModelPatcher:
+    """Return a ResShift checkpoint as a MODEL.
+
+    Args:
+        path: The checkpoint.
+        preset: How it was trained, or `auto` to read that from the file.
+        dtype: Dtype of the weights, and of the computation where the device is good at it; `auto`
+            leaves both to ComfyUI.
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged or `preset` is unknown.
+        UnsupportedCheckpointError: If it is not a ResShift model.
+    """
+    checkpoint = read_checkpoint(path, inner_prefix="model.diffusion_model.")
+    weights = without_buffers(checkpoint.state_dict)
+    weights.pop(RECORD_KEY, None)
+    network = detect_swin_unet(checkpoint.state_dict, path)
+    record = find_record(checkpoint, preset)
+    network = detect_swin_unet(checkpoint.state_dict, path, image_size=record.image_size)
+    ratio = record.scale * network.condition_ratio
+
+    config = ResShiftModelConfig(network, ResShiftLatent(network.latent_channels, ratio))
+    load_device = comfy.model_management.get_torch_device()
+    weight_dtype, cast_dtype = _dtypes(dtype, weights, config, load_device)
+    config.set_inference_dtype(weight_dtype, cast_dtype)
+    model = ResShiftModel(config, record)
+    # Looked up here and not imported: ComfyUI replaces the class where memory is dynamic.
+    patcher = comfy.model_patcher.CoreModelPatcher(
+        model,
+        load_device=load_device,
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    check_weights(model.diffusion_model, checkpoint, weights)
+    model.diffusion_model.load_state_dict(weights, assign=patcher.is_dynamic())
+    logger.info("'%s': ResShift, %s x%d", path.name, record.task, record.scale)
+    return patcher
+
+
+def load_bundled_model(*, dtype: DtypeChoice = "auto") -> comfy.model_patcher.ModelPatcher:
+    """Return the model that ships with the pack."""
+    return load_resshift(BUNDLED_MODEL_PATH, dtype=dtype)
+
+
+def load_vq_vae(path: Path) -> RestorationVAE:
+    """Return a VQ autoencoder as a VAE.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged.
+        UnsupportedCheckpointError: If it is another kind of network.
+    """
+    checkpoint = read_checkpoint(path, inner_prefix="first_stage_model.")
+    config = detect_vq(checkpoint.state_dict, path)
+    network = VQAutoencoder(config, operations=comfy.ops.disable_weight_init)
+    check_weights(network, checkpoint, checkpoint.state_dict)
+    return RestorationVAE(
+        network,
+        checkpoint.state_dict,
+        ratio=config.downscale_ratio,
+        latent_channels=config.embed_dim,
+        working_dtypes=[torch.float16, torch.bfloat16, torch.float32],
+        peak_elements_per_pixel=VQ_PEAK_MAPS * config.width,
+    )
+
+
+def bundled_vae() -> RestorationVAE:
+    """Return the VAE of the bundled model: pixels folded into channels, exact and weightless."""
+    ratio = 4
+    return RestorationVAE(
+        PixelLatent(ratio),
+        {},
+        ratio=ratio,
+        latent_channels=3 * ratio**2,
+        working_dtypes=[torch.float32],
+        peak_elements_per_pixel=3 * 4,
+    )
+
+
+class RestorationVAE(comfy.sd.VAE):
+    """A ComfyUI VAE around a network of ours.
+
+    Args:
+        network: Has `encode(image)` and `decode(latent, **options)` on [-1, 1].
+        state_dict: Its weights.
+        ratio: Side of the image over the side of the latent.
+        latent_channels: Channels of the latent.
+        working_dtypes: Dtypes it may run in, the best first.
+        peak_elements_per_pixel: Elements held at the peak of a call, per image pixel.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        state_dict: dict[str, torch.Tensor],
+        *,
+        ratio: int,
+        latent_channels: int,
+        working_dtypes: list[torch.dtype],
+        peak_elements_per_pixel: int,
+    ):
+        # Without weights the parent sets the attributes of its version and stops there.
+        with _without_warning("No VAE weights detected"):
+            super().__init__(sd={})
+        self.downscale_ratio = ratio
+        self.upscale_ratio = ratio
+        self.latent_channels = latent_channels
+        self.working_dtypes = working_dtypes
+
+        def peak_bytes(pixels: int, dtype: torch.dtype) -> int:
+            return pixels * peak_elements_per_pixel * comfy.model_management.dtype_size(dtype)
+
+        self.memory_used_encode = lambda shape, dtype: peak_bytes(shape[2] * shape[3], dtype)
+        self.memory_used_decode = lambda shape, dtype: peak_bytes(
+            shape[2] * shape[3] * ratio * ratio, dtype
+        )
+        self.device = comfy.model_management.vae_device()
+        self.vae_dtype = comfy.model_management.vae_dtype(self.device, working_dtypes)
+        self.output_device = comfy.model_management.intermediate_device()
+        self.first_stage_model = network.eval().requires_grad_(False).to(self.vae_dtype)
+        comfy.model_management.archive_model_dtypes(self.first_stage_model)
+        self.patcher = comfy.model_patcher.CoreModelPatcher(
+            self.first_stage_model,
+            load_device=self.device,
+            offload_device=comfy.model_management.vae_offload_device(),
+        )
+        network.load_state_dict(state_dict, assign=self.patcher.is_dynamic())
+        self.model_size()
+
+
+@contextmanager
+def _without_warning(text: str) -> Iterator[None]:
+    def is_other(record: logging.LogRecord) -> bool:
+        return text not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(is_other)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_other)
+
+
+def _dtypes(
+    choice: DtypeChoice,
+    weights: dict[str, torch.Tensor],
+    config: Any,
+    device: torch.device,
+) -> tuple[torch.dtype, torch.dtype | None]:
+    management = comfy.model_management
+    supported = config.supported_inference_dtypes
+    if choice == "auto":
+        stored = management.unet_dtype(
+            model_params=comfy.utils.calculate_parameters(weights),
+            supported_dtypes=supported,
+            weight_dtype=comfy.utils.weight_dtype(weights),
+        )
+    else:
+        stored = _TORCH_DTYPES[choice]
+        if stored == torch.bfloat16 and management.is_device_cpu(device):
+            return stored, None  # CPUs compute in it, and those made for it twice as fast
+    return stored, management.unet_manual_cast(stored, device, supported)

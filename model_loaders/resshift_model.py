@@ -1,0 +1,210 @@
+"""The MODEL that a ResShift checkpoint becomes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.supported_models_base
+import comfy.utils
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .checkpoint import RECORD_KEY
+from .networks.swin_unet import SwinUNet, SwinUNetConfig
+from .record import ResShiftRecord, record_tensor
+from .resshift_sampling import ResShiftSampling
+
+# Keys of the conditioning that the node ResShift Conditioning fills. `concat_latent_image` is the
+# key that ComfyUI itself uses for a latent next to the noise.
+LATENT_KEY = "concat_latent_image"
+LQ_KEY = "resshift_lq"
+MASK_KEY = "resshift_mask"
+
+# Elements held at the peak of a call per latent pixel and channel of the first level, measured
+# with the released configuration.
+PEAK_ELEMENTS = 20
+
+
+class ResShiftLatent(comfy.latent_formats.LatentFormat):
+    """Latents of a VQ or folded-pixel autoencoder: no scaling, drawn as RGB for previews.
+
+    Args:
+        channels: Channels of the latent.
+        ratio: Side of the image over the side of the latent.
+    """
+
+    def __init__(self, channels: int, ratio: int):
+        self.scale_factor = 1.0
+        self.latent_channels = channels
+        self.spacial_downscale_ratio = ratio
+        self.latent_rgb_factors = _preview_factors(channels, ratio)
+        self.latent_rgb_factors_bias = [0.0, 0.0, 0.0]
+
+
+class ResShiftModelConfig(comfy.supported_models_base.BASE):
+    """What ComfyUI asks of a model's configuration."""
+
+    unet_extra_config = {}
+    supported_inference_dtypes = [torch.float16, torch.bfloat16, torch.float32]
+
+    def __init__(self, network: SwinUNetConfig, latent_format: ResShiftLatent):
+        super().__init__({"config": network})
+        self.latent_format = latent_format
+
+
+class ResShiftModel(comfy.model_base.BaseModel):
+    """ComfyUI's base model around the Swin-UNet.
+
+    Args:
+        model_config: Sizes and dtypes.
+        record: How the checkpoint was trained.
+    """
+
+    def __init__(self, model_config: ResShiftModelConfig, record: ResShiftRecord):
+        # The model type is only named in the log: the chain is ResShiftSampling's.
+        super().__init__(model_config, comfy.model_base.ModelType.EPS, unet_model=SwinUNet)
+        self.record = record
+        self.network_config = model_config.unet_config["config"]
+        self.model_sampling = ResShiftSampling(record.schedule, record.predict_type)
+
+    @property
+    def size_multiple_px(self) -> int:
+        """Sides of the low-quality image are padded to multiples of this, as in training."""
+        return self.network_config.image_size * self.network_config.condition_ratio
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Return what each network call gets besides the state: y, the image and the mask.
+
+        Raises:
+            ValueError: If the conditioning or the latent was made for another kind of model.
+        """
+        noise: Tensor = kwargs["noise"]
+        self._check(noise, kwargs)
+        ratio = self.network_config.condition_ratio
+        height, width = noise.shape[-2:]
+        device = kwargs.get("device", noise.device)
+
+        def fitted(pixels: Tensor, factor: int) -> Tensor:
+            if pixels.shape[-2:] != (height * factor, width * factor):
+                pixels = comfy.utils.common_upscale(
+                    pixels, width * factor, height * factor, "bilinear", "disabled"
+                )
+            return comfy.utils.repeat_to_batch_size(pixels, noise.shape[0]).to(device)
+
+        y = kwargs.get(LATENT_KEY)
+        y = kwargs["latent_image"] if y is None else self.process_latent_in(y)
+        conds = super().extra_conds(**kwargs)
+        conds["y_latent"] = comfy.conds.CONDNoiseShape(fitted(y, 1))
+        lq = F.pixel_unshuffle(fitted(kwargs[LQ_KEY], ratio), ratio)
+        conds["lq"] = comfy.conds.CONDNoiseShape(lq)
+        if self.network_config.cond_mask:
+            mask = F.pixel_unshuffle(fitted(kwargs[MASK_KEY], ratio), ratio)
+            conds["mask"] = comfy.conds.CONDNoiseShape(mask)
+        return conds
+
+    def _check(self, noise: Tensor, conditioning: dict[str, Any]) -> None:
+        channels = self.network_config.latent_channels
+        if noise.shape[1] != channels:
+            raise ValueError(
+                f"this ResShift model works on latents of {channels} channels and got"
+                f" {noise.shape[1]}. Encode with its own VAE: '{self.record.autoencoder}'."
+            )
+        if conditioning.get(LQ_KEY) is None:
+            raise ValueError(
+                "the conditioning connected to the sampler has no image for this ResShift model."
+                " Connect positive and negative of the node 'ResShift Conditioning'; text prompts"
+                " do not steer ResShift."
+            )
+        if self.network_config.cond_mask and conditioning.get(MASK_KEY) is None:
+            raise ValueError(
+                "this ResShift model needs a mask: connect one to 'ResShift Conditioning'."
+            )
+
+    def _apply_model(
+        self,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Tensor | None = None,
+        c_crossattn: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict = {},  # noqa: B006 - ComfyUI's signature
+        y_latent: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        y = y_latent.to(device=x.device, dtype=torch.float32)
+        kwargs["y_shift"] = self.model_sampling.shift_scale(t, y)
+        denoised = super()._apply_model(
+            x, t, c_concat, c_crossattn, control, transformer_options, **kwargs
+        )
+        if self.model_sampling.predict_type == "residual":
+            denoised = denoised + y
+        return denoised
+
+    def memory_required(self, input_shape: list[int], cond_shapes: dict | None = None) -> float:
+        """Return the bytes that one call on a batch of this shape needs besides the weights."""
+        multiple = self.network_config.size_multiple
+        height, width = (-(-side // multiple) * multiple for side in input_shape[2:4])
+        elements = input_shape[0] * height * width * self.network_config.model_channels
+        size = comfy.model_management.dtype_size(self.get_dtype_inference())
+        return elements * PEAK_ELEMENTS * size
+
+    def state_dict_for_saving(
+        self,
+        unet_state_dict: dict[str, Tensor],
+        clip_state_dict: dict[str, Tensor] | None = None,
+        vae_state_dict: dict[str, Tensor] | None = None,
+        clip_vision_state_dict: dict[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the tensors of a saved file, the record among them."""
+        state_dict = super().state_dict_for_saving(
+            unet_state_dict, clip_state_dict, vae_state_dict, clip_vision_state_dict
+        )
+        record = self.record.with_schedule(self.model_sampling.schedule)
+        record = replace(record, predict_type=self.model_sampling.predict_type)
+        state_dict[RECORD_KEY] = record_tensor(record)
+        return state_dict
+
+
+def fit_preview(model: ResShiftModel, latent: Tensor, image: Tensor) -> None:
+    """Set how latents are drawn in previews, from one latent and the image it came from.
+
+    Nothing but previews reads the fit. A fixed one cannot serve: which colours a learned latent
+    stands for is known only to its autoencoder.
+
+    Args:
+        model: The model whose previews are drawn.
+        latent: `(B, C, h, w)`.
+        image: `(B, 3, H, W)` in [-1, 1].
+    """
+    latent_format = model.latent_format
+    if _is_folded(latent_format.latent_channels, latent_format.spacial_downscale_ratio):
+        return
+    colors = F.interpolate(image, size=latent.shape[-2:], mode="area")
+    samples = latent.float().movedim(1, -1).flatten(0, 2)
+    samples = torch.cat([samples, samples.new_ones(len(samples), 1)], dim=1)
+    targets = colors.float().movedim(1, -1).flatten(0, 2)
+    # A little damping keeps the fit finite for flat pictures.
+    gram = samples.T @ samples + 1e-3 * len(samples) * torch.eye(samples.shape[1])
+    factors = torch.linalg.solve(gram, samples.T @ targets)
+    latent_format.latent_rgb_factors = factors[:-1].tolist()
+    latent_format.latent_rgb_factors_bias = factors[-1].tolist()
+
+
+def _preview_factors(channels: int, ratio: int) -> list[list[float]]:
+    """Return a matrix from latent to RGB: exact means of folded pixels, else the first channels."""
+    folded = ratio * ratio
+    if _is_folded(channels, ratio):
+        return [
+            [float(k // folded == color) / folded for color in range(3)] for k in range(channels)
+        ]
+    return [[float(k == color) for color in range(3)] for k in range(channels)]
+
+
+def _is_folded(channels: int, ratio: int) -> bool:
+    return channels == 3 * ratio * ratio

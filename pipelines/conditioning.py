@@ -1,0 +1,137 @@
+"""From an image to the conditioning and the start latent of ResShift."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..images.conversion import image_to_planes, mask_to_plane, planes_to_image
+from ..images.padding import reflect_pad_to_multiple
+from ..images.resize import enlarge_bicubic
+from ..model_loaders.resshift_model import (
+    LATENT_KEY,
+    LQ_KEY,
+    MASK_KEY,
+    ResShiftModel,
+    fit_preview,
+)
+
+logger = logging.getLogger("resshift-diffbir")
+
+# Several ComfyUI nodes expect a text embedding in a conditioning; ResShift ignores it.
+EMPTY_TEXT = (1, 1, 8)
+
+
+@dataclass(frozen=True)
+class ResShiftInputs:
+    """What a ResShift run starts from.
+
+    Attributes:
+        positive: ComfyUI conditioning with the latent y, the image and the mask.
+        negative: The same; ResShift has no opposite.
+        latent: ComfyUI latent holding y.
+        width: Width of the result without padding.
+        height: Height of the result without padding.
+    """
+
+    positive: list
+    negative: list
+    latent: dict[str, Any]
+    width: int
+    height: int
+
+
+def resshift_model(model: Any) -> ResShiftModel:
+    """Return the ResShift model inside a MODEL.
+
+    Raises:
+        ValueError: If the MODEL is another kind of model.
+    """
+    if not isinstance(model.model, ResShiftModel):
+        raise ValueError(
+            f"the model connected to 'model' is a {type(model.model).__name__}, not a ResShift"
+            " model. Load one with 'Load ResShift Model'."
+        )
+    return model.model
+
+
+def prepare_resshift(
+    model: Any, vae: Any, image: Tensor, mask: Tensor | None = None
+) -> ResShiftInputs:
+    """Return conditioning and start latent for restoring an image.
+
+    The image is padded on the right and at the bottom by reflection, enlarged by the model's
+    scale and encoded; the mask is padded with it, and its hole is blanked in the image.
+
+    Args:
+        model: A ResShift MODEL.
+        vae: The VAE whose latents it works on.
+        image: `(B, H, W, C)` IMAGE; alpha is left out.
+        mask: MASK of the image's size, 1 where pixels are to be filled; only for inpainting.
+    Raises:
+        ValueError: If an input does not fit the model; the message says which and what to do.
+
+    Source: Yue et al. 2023 (arXiv 2307.12348); inpainting as in Yue et al. 2024 (arXiv 2403.07319).
+    """
+    network = resshift_model(model)
+    _check_vae(network, vae)
+    planes, _ = image_to_planes(image)
+    planes = planes.clamp(0, 1)
+    scale = network.record.scale
+    height, width = planes.shape[-2:]
+    hole = _hole(network, mask, planes)
+    if hole is not None:
+        planes = planes * (1 - hole)
+
+    planes = reflect_pad_to_multiple(planes, network.size_multiple_px)
+    enlarged = enlarge_bicubic(planes, scale)
+    y = vae.encode(planes_to_image(enlarged))
+    lq = planes * 2 - 1
+    fit_preview(network, y, lq)
+
+    values = {LATENT_KEY: y, LQ_KEY: lq}
+    if hole is not None:
+        padded = reflect_pad_to_multiple(hole, network.size_multiple_px)
+        values[MASK_KEY] = padded * 2 - 1
+    ratio = scale * network.network_config.condition_ratio
+    return ResShiftInputs(
+        positive=[[torch.zeros(EMPTY_TEXT), dict(values)]],
+        negative=[[torch.zeros(EMPTY_TEXT), dict(values)]],
+        latent={"samples": y, "downscale_ratio_spacial": ratio},
+        width=width * scale,
+        height=height * scale,
+    )
+
+
+def _check_vae(network: ResShiftModel, vae: Any) -> None:
+    ratio = network.record.scale * network.network_config.condition_ratio
+    channels = network.network_config.latent_channels
+    found_ratio, found_channels = vae.spacial_compression_encode(), vae.latent_channels
+    if (found_ratio, found_channels) != (ratio, channels):
+        raise ValueError(
+            f"the VAE connected to 'vae' makes latents of {found_channels} channels at 1/"
+            f"{found_ratio} of the size, and this model needs {channels} channels at 1/{ratio}."
+            f" Load '{network.record.autoencoder}' with 'Load ResShift VAE', or choose the model's"
+            " right preset."
+        )
+
+
+def _hole(network: ResShiftModel, mask: Tensor | None, planes: Tensor) -> Tensor | None:
+    takes_mask = network.network_config.cond_mask
+    if mask is None:
+        if takes_mask:
+            raise ValueError("this model fills holes: connect a mask, 1 where pixels are missing.")
+        return None
+    if not takes_mask:
+        raise ValueError(
+            f"this model ({network.record.task}) takes no mask. Disconnect it, or load an"
+            " inpainting model; to keep pixels, connect the mask to 'Finish Restoration'."
+        )
+    hole = mask_to_plane(mask, planes.shape[0], *planes.shape[-2:])
+    if not hole.any():
+        logger.warning("ResShift Conditioning: the mask is empty, so the image stays as it is.")
+    return hole

@@ -1,0 +1,64 @@
+"""Noise that depends on nothing but the seed and the picture's place in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+BatchNoise = Literal["different per image", "same for all"]
+BATCH_NOISES: tuple[str, ...] = get_args(BatchNoise)
+
+SEED_COUNT = 1 << 64
+
+
+def picture_generators(
+    seed: int, batch: int, batch_noise: BatchNoise, first: int = 0
+) -> list[torch.Generator]:
+    """Return a generator for each picture of a batch.
+
+    Args:
+        seed: Seed of the node.
+        batch: Number of pictures.
+        batch_noise: Whether picture k takes `seed + k` or every picture `seed`.
+        first: Place of the first picture in the whole batch.
+    """
+    offsets = [0] * batch if batch_noise == "same for all" else range(first, first + batch)
+    return [torch.Generator().manual_seed((seed + offset) % SEED_COUNT) for offset in offsets]
+
+
+def draw_noise(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
+    """Return standard normal noise, one picture from each generator.
+
+    Args:
+        generators: One for each picture; they live on the CPU, so every device gets the same.
+        like: `(B, C, H, W)` whose shape and device the noise gets; float32.
+    """
+    shape = like.shape[1:]
+    pictures = [torch.randn(shape, generator=generator) for generator in generators]
+    return torch.stack(pictures).to(like.device)
+
+
+def step_noise_sampler(
+    x: Tensor, seed: int, batch_noise: BatchNoise, first: int = 0
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a noise sampler for the steps of a run.
+
+    A picture's stream is its start noise, then a draw for each step, so the first draw, which is
+    the start noise that ComfyUI or `draw_noise` made from the same seed, is passed over.
+
+    Args:
+        x: `(B, C, H, W)` state of the run.
+        seed: Seed of the run.
+        batch_noise: See `picture_generators`.
+        first: See `picture_generators`.
+    """
+    generators = picture_generators(seed, x.shape[0], batch_noise, first)
+    draw_noise(generators, x)
+
+    def sample(sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        return draw_noise(generators, x)
+
+    return sample

@@ -1,0 +1,176 @@
+"""ResShift's sampler, sigmas and model patch on ComfyUI's objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+from torch import Tensor
+
+from ..model_loaders.resshift_sampling import ResShiftSampling
+from ..samplers.chain import PredictType
+from ..samplers.residual_shift import sample_residual_shift
+from ..samplers.schedules import ResShiftSchedule, Spacing, sampling_sigmas
+from .conditioning import resshift_model
+from .noise import BatchNoise, draw_noise, picture_generators, step_noise_sampler
+
+
+def residual_shift_sampler(
+    randomness: float = 1.0, batch_noise: BatchNoise = "different per image", first: int = 0
+) -> comfy.samplers.KSAMPLER:
+    """Return ResShift's reverse chain as a SAMPLER.
+
+    Args:
+        randomness: 1 is the published chain, 0 its deterministic member.
+        batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
+        first: Place of the first picture in the whole batch.
+    """
+    options = {"randomness": randomness, "batch_noise": batch_noise, "first": first}
+    return comfy.samplers.KSAMPLER(_sample, extra_options=options)
+
+
+def residual_shift_sigmas(model: Any, steps: int, spacing: Spacing = "even") -> Tensor:
+    """Return the SIGMAS of a run on a ResShift MODEL.
+
+    Args:
+        model: A ResShift MODEL, patched or not.
+        steps: Network calls; 0 means as many as the model is made for.
+        spacing: See `sampling_sigmas`.
+    Raises:
+        ValueError: If the MODEL is another kind of model, or `steps` is out of range.
+    """
+    record = resshift_model(model).record
+    grid = model.get_model_object("model_sampling").grid.cpu()
+    return sampling_sigmas(grid, steps or record.sampling_steps, spacing)
+
+
+def patch_schedule(
+    model: Any, schedule: ResShiftSchedule, predict_type: PredictType | None = None
+) -> Any:
+    """Return a clone of a ResShift MODEL that runs another schedule.
+
+    Args:
+        model: A ResShift MODEL.
+        schedule: The numbers of the chain.
+        predict_type: What the network predicts; None keeps the model's.
+    Raises:
+        ValueError: If the MODEL is another kind of model or a number is out of range.
+    """
+    record = resshift_model(model).record
+    patched = model.clone()
+    sampling = ResShiftSampling(schedule, predict_type or record.predict_type)
+    patched.add_object_patch("model_sampling", sampling)
+    return patched
+
+
+def sample_resshift(
+    model: Any,
+    positive: list,
+    latent: dict[str, Any],
+    *,
+    seed: int,
+    steps: int = 0,
+    randomness: float = 1.0,
+    batch_noise: BatchNoise = "different per image",
+    first: int = 0,
+    callback: Callable[[int, Tensor, Tensor, int], None] | None = None,
+) -> dict[str, Any]:
+    """Return the latent that ResShift's chain makes.
+
+    Args:
+        model: A ResShift MODEL.
+        positive: Conditioning of `prepare_resshift`.
+        latent: Latent of `prepare_resshift`; a noise mask in it is honoured.
+        seed: Decides all noise.
+        steps: Network calls; 0 means as many as the model is made for.
+        randomness: 1 is the published chain, 0 its deterministic member.
+        batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
+        first: Place of the first picture in the whole batch.
+        callback: Called after each step; by default the node's progress bar and preview.
+    Raises:
+        ValueError: If the MODEL is another kind of model, or `steps` is out of range.
+    """
+    sigmas = residual_shift_sigmas(model, steps)
+    samples = comfy.sample.fix_empty_latent_channels(
+        model, latent["samples"], latent.get("downscale_ratio_spacial")
+    )
+    noise = draw_noise(picture_generators(seed, len(samples), batch_noise, first), samples)
+    denoised = comfy.sample.sample_custom(
+        model,
+        noise,
+        1.0,
+        residual_shift_sampler(randomness, batch_noise, first),
+        sigmas,
+        positive,
+        positive,
+        samples,
+        noise_mask=latent.get("noise_mask"),
+        callback=callback or latent_preview.prepare_callback(model, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    kept = {key: value for key, value in latent.items() if key != "downscale_ratio_spacial"}
+    return {**kept, "samples": denoised}
+
+
+def run_callback(
+    model: Any, total_steps: int
+) -> Callable[[int], Callable[[int, Tensor, Tensor, int], None]]:
+    """Return a maker of callbacks that share one progress bar over several runs.
+
+    Args:
+        model: The MODEL whose latents are previewed.
+        total_steps: Steps of all runs together.
+    Returns:
+        A function from the steps already done to the callback of the next run.
+    """
+    previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+    bar = comfy.utils.ProgressBar(total_steps)
+
+    def after(done: int) -> Callable[[int, Tensor, Tensor, int], None]:
+        def callback(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
+            preview = None
+            if previewer is not None:
+                preview = previewer.decode_latent_to_preview_image("JPEG", denoised)
+            bar.update_absolute(done + step + 1, total_steps, preview)
+
+        return callback
+
+    return after
+
+
+def _sample(
+    model: Any,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+    disable: bool | None = None,
+    *,
+    randomness: float,
+    batch_noise: BatchNoise,
+    first: int,
+) -> Tensor:
+    sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
+    if not isinstance(sampling, ResShiftSampling):
+        raise ValueError(
+            "the ResShift sampler got a model that is not ResShift. Load one with"
+            " 'Load ResShift Model', or choose another sampler for this model."
+        )
+    extra_args = extra_args or {}
+    return sample_residual_shift(
+        model,
+        x,
+        sigmas,
+        extra_args,
+        callback,
+        disable,
+        kappa=sampling.kappa,
+        randomness=randomness,
+        noise_sampler=step_noise_sampler(x, extra_args.get("seed") or 0, batch_noise, first),
+    )

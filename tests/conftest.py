@@ -1,0 +1,38 @@
+"""Makes the pack importable as `pack` and ComfyUI importable when it is there."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+PACK_ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != PACK_ROOT]
+    pack = types.ModuleType("pack")
+    pack.__path__ = [str(PACK_ROOT)]
+    sys.modules["pack"] = pack
+    comfyui = os.environ.get("COMFYUI_PATH")
+    if not comfyui:
+        return
+    sys.path.insert(0, comfyui)
+    import comfy.options  # noqa: F401 - parsing stays off, so pytest's arguments are not read
+    from comfy.cli_args import args
+
+    args.cpu = True  # the device is chosen when comfy.model_management is imported
+    args.disable_all_custom_nodes = True
+    args.database_url = "sqlite:///:memory:"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    needs_comfy = any(item.get_closest_marker("comfy") for item in items)
+    if needs_comfy and not os.environ.get("COMFYUI_PATH"):
+        raise pytest.UsageError(
+            'Some selected tests need a real ComfyUI: run "python dev.py test", or set COMFYUI_PATH,'
+            ' or deselect them with -m "not comfy".'
+        )
