@@ -1,0 +1,182 @@
+"""Every node in a real ComfyUI: registered, executed, and plain about bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from pack.tests.support.running import InProcessComfy
+
+pytestmark = pytest.mark.comfy
+
+PACK_ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted(path.stem for path in (PACK_ROOT / "workflows").glob("*.json"))
+SCHEMAS = Path(__file__).parent / "schemas.json"
+
+
+def api_prompt(name: str) -> dict[str, Any]:
+    return json.loads((PACK_ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
+
+
+def prompt_of(name: str, **changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a shipped prompt with inputs of nodes changed, nodes given as n1, n2, ..."""
+    prompt = api_prompt(name)
+    for node, inputs in changes.items():
+        prompt[node[1:]]["inputs"].update(inputs)
+    return prompt
+
+
+def schema_of(node: type) -> dict[str, Any]:
+    """Return what saved workflows rely on: ids, input names, types, defaults and choices."""
+    info = node.INPUT_TYPES()
+    inputs = {
+        name: [spec[0] if isinstance(spec[0], str) else "COMBO", spec[1].get("default")]
+        for kind in ("required", "optional")
+        for name, spec in info.get(kind, {}).items()
+    }
+    return {"inputs": inputs, "outputs": list(node.RETURN_TYPES), "names": list(node.RETURN_NAMES)}
+
+
+def test_saved_workflows_keep_their_nodes_inputs_and_defaults(comfy: InProcessComfy):
+    from pack.tests.support.running import pack_module
+
+    found = {node.GET_SCHEMA().node_id: schema_of(node) for node in pack_module("nodes").NODES}
+    assert found == json.loads(SCHEMAS.read_text("utf-8"))
+
+
+def test_every_input_and_node_is_explained(comfy: InProcessComfy):
+    from pack.tests.support.running import pack_module
+
+    for node in pack_module("nodes").NODES:
+        schema = node.GET_SCHEMA()
+        assert schema.description, schema.node_id
+        assert schema.search_aliases, schema.node_id
+        assert schema.category.startswith("restoration/"), schema.node_id
+        for part in schema.inputs:
+            assert part.tooltip, f"{schema.node_id}.{part.id}"
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_shipped_workflow_runs_and_saves_a_picture(comfy: InProcessComfy, name: str):
+    run = comfy.run(api_prompt(name))
+    assert run.success, run.error
+    assert len(run.outputs["8"]["images"]) == 1
+
+
+def test_every_node_is_in_a_shipped_workflow_or_run_here():
+    from pack.tests.support.running import pack_module
+
+    shipped = {node["class_type"] for name in WORKFLOWS for node in api_prompt(name).values()}
+    here = {"ResShiftModelSampling", "RestorationColorFix"}
+    registered = {node.GET_SCHEMA().node_id for node in pack_module("nodes").NODES}
+    assert registered <= shipped | here
+
+
+def test_own_schedules_and_colour_fix_run_in_a_graph(comfy: InProcessComfy):
+    prompt = api_prompt("resshift_x4_released")
+    prompt["20"] = {
+        "class_type": "ResShiftModelSampling",
+        "inputs": {
+            "model": ["1", 0],
+            "steps": 6,
+            "kappa": 1.0,
+            "min_noise_level": 0.1,
+            "etas_end": 0.95,
+            "power": 0.5,
+            "predict_type": "as loaded",
+        },
+    }
+    prompt["5"]["inputs"]["model"] = ["20", 0]
+    prompt["21"] = {
+        "class_type": "RestorationColorFix",
+        "inputs": {"image": ["7", 0], "reference": ["7", 0], "method": "wavelet"},
+    }
+    prompt["8"]["inputs"]["images"] = ["21", 0]
+    run = comfy.run(prompt)
+    assert run.success, run.error
+
+
+def test_the_advanced_sampler_gives_the_picture_of_the_sampler_node(comfy: InProcessComfy):
+    (model,) = comfy.call("ResShiftLoader", "bundled: photo x4", "auto", "fp32")
+    (vae,) = comfy.call("ResShiftVAELoader", "bundled: pixel latent x4")
+    image = torch.rand(1, 24, 40, 3, generator=torch.Generator().manual_seed(1))
+    positive, _, latent, width, height = comfy.call("ResShiftConditioning", model, vae, image)
+    assert (width, height) == (160, 96)
+    (ours,) = comfy.call(
+        "ResidualShiftSampler", model, positive, latent, 7, 0, 1.0, "different per image"
+    )
+    (sampler,) = comfy.call("ResidualShiftSamplerSelect", 1.0, "different per image")
+    (sigmas,) = comfy.call("ResidualShiftScheduler", model, 0, "even")
+    from comfy_extras.nodes_custom_sampler import Guider_Basic, Noise_RandomNoise
+
+    guider = Guider_Basic(model)
+    guider.set_conds(positive)
+    with torch.inference_mode():
+        noise = Noise_RandomNoise(7).generate_noise(latent)
+        stock = guider.sample(noise, latent["samples"], sampler, sigmas, seed=7)
+    assert torch.equal(ours["samples"], stock)
+
+
+BAD_INPUTS = {
+    "a preset of another task": (
+        prompt_of("resshift_x4_released", n1={"preset": "inpainting, 4 steps"}),
+        "choose the model's right preset",
+    ),
+    "the VAE of another model": (
+        prompt_of("resshift_x4_bundled", n2={"vae_name": "autoencoder_vq_f4.pth"}),
+        "Load 'bundled: pixel latent x4' with 'Load ResShift VAE'",
+    ),
+    "a mask for a model that takes none": (
+        prompt_of("resshift_x4_bundled", n5={"mask": ["3", 1]}),
+        "connect the mask to 'Finish Restoration'",
+    ),
+    "no mask for a model that fills holes": (
+        prompt_of("resshift_x4_released", n1={"model_name": "resshift_inpainting_imagenet_s4.pth"}),
+        "connect a mask",
+    ),
+    "an autoencoder in the model loader": (
+        prompt_of("resshift_x4_bundled", n1={"model_name": "not_a_model.safetensors"}),
+        "load it with Load ResShift VAE",
+    ),
+    "an unnamed file without a record": (
+        prompt_of("resshift_x4_bundled", n1={"model_name": "renamed.safetensors"}),
+        "Set preset to one of",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_wrong_use_says_what_to_do(comfy: InProcessComfy, case: str):
+    from pack.tests.support.tiny import random_unet_weights, random_vq_weights
+    from safetensors.torch import save_file
+
+    models = comfy.base / "models" / "diffusion_models"
+    save_file(random_vq_weights(), models / "not_a_model.safetensors")
+    save_file(random_unet_weights(), models / "renamed.safetensors")
+    prompt, remedy = BAD_INPUTS[case]
+    run = comfy.run(prompt)
+    assert not run.success
+    assert remedy in run.error
+    clean = comfy.run(api_prompt("resshift_x4_bundled"))
+    assert clean.success, clean.error
+
+
+def test_the_resshift_sampler_refuses_another_kind_of_model(comfy: InProcessComfy):
+    (model,) = comfy.call("ResShiftLoader", "bundled: photo x4", "auto", "fp32")
+    stranger = model.clone()
+    stranger.model = torch.nn.Identity()
+    with pytest.raises(ValueError, match="^Residual Shift Sampler: .*Load ResShift Model"):
+        comfy.call("ResidualShiftSampler", stranger, [], {}, 0, 0, 1.0, "different per image")
+
+
+def test_a_plain_text_conditioning_is_refused(comfy: InProcessComfy):
+    (model,) = comfy.call("ResShiftLoader", "bundled: photo x4", "auto", "fp32")
+    latent = {"samples": torch.zeros(1, 48, 8, 8)}
+    text = [[torch.zeros(1, 77, 1024), {}]]
+    with pytest.raises(ValueError, match="Connect positive and negative of the node"):
+        comfy.call("ResidualShiftSampler", model, text, latent, 0, 0, 1.0, "different per image")

@@ -1,0 +1,168 @@
+"""The shipped workflows over ComfyUI's HTTP API."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from pack.tests.support.comfy_client import Run, Server
+
+pytestmark = pytest.mark.comfy
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+SIZES = {"resshift_inpainting": (256, 256), "resshift_face": (512, 512)}
+SAMPLING = {"ResidualShiftSampler", "KSampler", "SamplerCustomAdvanced", "ResShiftRestoreImage"}
+
+
+def api_prompt(name: str) -> dict[str, Any]:
+    return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text("utf-8"))
+
+
+def ui_workflow(name: str) -> dict[str, Any]:
+    return json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))
+
+
+def sampling_node(prompt: dict[str, Any]) -> str:
+    return next(key for key, node in prompt.items() if node["class_type"] in SAMPLING)
+
+
+def assert_ran(run: Run, server: Server) -> None:
+    assert run.end == "execution_success", run.of("execution_error") or server.log()[-2000:]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_runs_with_progress_and_previews(server: Server, name: str):
+    prompt = api_prompt(name)
+    sampler = sampling_node(prompt)
+    run = server.run(prompt)
+    assert_ran(run, server)
+    assert server.picture(run, "8").size == SIZES.get(name, (600, 400))
+    steps = [data["value"] for data in run.of("progress") if data["node"] == sampler]
+    assert steps[-4:] == [1, 2, 3, 4]
+    assert run.previews >= 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_interface_form_makes_the_same_prompt_as_the_api_form(server: Server, name: str):
+    from comfy_cli.workflow_to_api import convert_ui_to_api
+
+    converted = convert_ui_to_api(ui_workflow(name), server.get("/object_info"))
+    prompt = {
+        key: {"class_type": node["class_type"], "inputs": node["inputs"]}
+        for key, node in converted.items()
+    }
+    assert prompt == api_prompt(name)
+
+
+def test_the_same_prompt_again_is_cached_and_another_seed_is_not(server: Server):
+    prompt = api_prompt("resshift_x4_bundled")
+    prompt["5"]["inputs"]["seed"] = 11
+    first = server.run(prompt)
+    assert_ran(first, server)
+    again = server.run(prompt)
+    assert_ran(again, server)
+    assert "5" in again.of("execution_cached")[0]["nodes"]
+    prompt["5"]["inputs"]["seed"] = 12
+    other = server.run(prompt)
+    assert "5" not in other.of("execution_cached")[0]["nodes"]
+    assert np.any(np.asarray(server.picture(other, "8")) != np.asarray(server.picture(first, "8")))
+
+
+def test_a_seed_gives_the_same_picture_whatever_ran_before(server: Server):
+    prompt = api_prompt("resshift_x4_bundled")
+    prompt["5"]["inputs"]["seed"] = 21
+    first = server.run(prompt)
+    assert_ran(first, server)
+    between = api_prompt("resshift_ksampler")
+    between["5"]["inputs"]["seed"] = 22
+    assert_ran(server.run(between), server)
+    prompt["8"]["inputs"]["filename_prefix"] = "restoration/again"
+    prompt["1"]["inputs"]["dtype"] = "fp32"  # a new load, so nothing comes from the cache
+    second = server.run(prompt)
+    assert_ran(second, server)
+    assert "5" not in second.of("execution_cached")[0]["nodes"]
+    assert np.array_equal(server.picture(first, "8"), server.picture(second, "8"))
+
+
+def test_an_interrupt_stops_mid_run_and_the_next_run_is_clean(server: Server):
+    prompt = api_prompt("resshift_x4_bundled")
+    prompt["5"]["inputs"].update(seed=31, steps=200)
+
+    def stop_after_two_steps(name: str, data: Any) -> None:
+        if name == "progress" and data["node"] == "5" and data["value"] == 2:
+            server.interrupt()
+
+    run = server.run(prompt, stop_after_two_steps)
+    assert run.end == "execution_interrupted"
+    assert max(data["value"] for data in run.of("progress")) < 200
+    prompt["5"]["inputs"].update(seed=32, steps=0)
+    assert_ran(server.run(prompt), server)
+
+
+def test_a_missing_file_is_refused_before_anything_runs(server: Server):
+    prompt = api_prompt("resshift_x4_released")
+    prompt["1"]["inputs"]["model_name"] = "not_there.pth"
+    status, answer = server.post("/prompt", {"prompt": prompt})
+    assert status == 400
+    assert answer["node_errors"]["1"]["errors"][0]["type"] == "value_not_in_list"
+
+
+def test_released_files_are_offered_for_download_where_they_belong(server: Server):
+    folders = {"ResShiftLoader": "diffusion_models", "ResShiftVAELoader": "vae"}
+    for name in NAMES:
+        for node in ui_workflow(name)["nodes"]:
+            chosen = node.get("widgets_values", [""])[0]
+            if node["type"] not in folders or str(chosen).startswith("bundled"):
+                continue
+            (model,) = node["properties"]["models"]
+            assert model["name"] == chosen
+            assert model["directory"] == folders[node["type"]]
+            assert model["url"].endswith("/" + chosen)
+
+
+def test_the_template_browser_lists_the_workflows_with_thumbnails(server: Server):
+    listed = server.get("/workflow_templates")["resshift-diffbir"]
+    assert sorted(listed) == NAMES
+    for name in NAMES:
+        assert (WORKFLOWS / f"{name}.jpg").is_file(), name
+
+
+def test_the_server_logs_no_error_of_this_pack(server: Server):
+    for line in server.log().splitlines():
+        assert not ("resshift" in line.lower() and "[ERROR]" in line), line
+
+
+@pytest.mark.slow
+def test_the_pack_works_under_another_folder_name_and_from_another_directory(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    import shutil
+
+    from pack.tests.support.comfy_client import Server
+
+    base = tmp_path / "a base with blanks"
+    shutil.copytree(WORKFLOWS / "inputs", base / "input")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with Server(base, pack_name="ComfyUI-Some-Other-Name.v1", cwd=elsewhere) as other:
+        assert_ran(other.run(api_prompt("resshift_x4_bundled")), other)
+
+
+@pytest.mark.slow
+def test_twenty_queued_runs_leave_memory_flat(server: Server):
+    import psutil
+
+    process = psutil.Process(server.process.pid)
+    prompt = api_prompt("resshift_x4_bundled")
+    resident = []
+    for seed in range(20):
+        prompt["5"]["inputs"]["seed"] = 1000 + seed
+        assert_ran(server.run(prompt), server)
+        resident.append(process.memory_info().rss)
+    growth = max(resident[10:]) - max(resident[:10])
+    assert growth < 64 * 2**20, f"grew by {growth / 2**20:.0f} MiB"
