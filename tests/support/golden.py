@@ -20,8 +20,8 @@ def golden_case(name: str) -> tuple[dict, dict[str, Tensor]]:
     return description, load_file(GOLDEN / f"{name}.safetensors")
 
 
-def golden_manifest(name: str) -> list[tuple[str, list[int], str]]:
-    """Return key, shape and dtype of every tensor of a released checkpoint."""
+def golden_manifest(name: str) -> dict:
+    """Return what is known of a released file: `keys` (key, shape, dtype) and `num_parameters`."""
     return json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
 
 

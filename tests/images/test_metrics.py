@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor
+
+from pack.images.metrics import psnr, ssim
+
+
+def pair(batch: int = 3, height: int = 45, width: int = 61) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.rand(batch, 3, height, width, generator=generator)
+    noise = torch.randn(batch, 3, height, width, generator=generator)
+    strength = torch.linspace(0.02, 0.4, batch).view(-1, 1, 1, 1)
+    return (reference + strength * noise).clamp(0, 1), reference
+
+
+def test_psnr_is_that_of_scikit_image():
+    image, reference = pair()
+    expected = [
+        peak_signal_noise_ratio(y.double().numpy(), x.double().numpy(), data_range=1)
+        for x, y in zip(image, reference, strict=True)
+    ]
+    assert psnr(image, reference).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_equal_pictures_have_infinite_psnr_and_ssim_one():
+    _, reference = pair()
+    assert torch.isinf(psnr(reference, reference)).all()
+    torch.testing.assert_close(
+        ssim(reference, reference), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-12
+    )
+
+
+def test_ssim_is_that_of_scikit_image_on_luma_without_the_border():
+    image, reference = pair()
+    weights = np.array([0.299, 0.587, 0.114])
+
+    def expected(x: Tensor, y: Tensor) -> float:
+        lumas = [np.tensordot(weights, t.double().numpy(), axes=1) for t in (x, y)]
+        _, similarity = structural_similarity(
+            *lumas,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=1,
+            full=True,
+        )
+        return similarity[5:-5, 5:-5].mean()
+
+    wanted = [expected(x, y) for x, y in zip(image, reference, strict=True)]
+    assert ssim(image, reference).tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_more_noise_is_worse():
+    image, reference = pair()
+    assert (psnr(image, reference).diff() < 0).all()
+    assert (ssim(image, reference).diff() < 0).all()
+
+
+def test_a_picture_of_the_windows_size_has_an_ssim():
+    image, reference = pair(1, 11, 11)
+    assert 0 < ssim(image, reference).item() < 1
