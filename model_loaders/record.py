@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..samplers.chain import PREDICT_TYPES
+from ..samplers.chain import PREDICT_TYPES, PredictType
 from ..samplers.schedules import ResShiftSchedule
 from .checkpoint import RECORD_KEY, Checkpoint, UnsupportedCheckpointError
 
@@ -46,7 +46,7 @@ class ResShiftRecord:
     kappa: float = 2.0
     etas_end: float = 0.99
     power: float = 0.3
-    predict_type: str = "xstart"
+    predict_type: PredictType = "xstart"
     image_size: int = 64
     sampling_steps: int = 0
 

@@ -26,9 +26,10 @@ LATENT_KEY = "concat_latent_image"
 LQ_KEY = "resshift_lq"
 MASK_KEY = "resshift_mask"
 
-# Elements held at the peak of a call per latent pixel and channel of the first level, measured
-# with the released configuration.
-PEAK_ELEMENTS = 20
+# Elements held at the peak of a call per latent pixel and channel of the first level. Measured with
+# benchmarks/run.py as growth of the process on a CPU, fp32, released configuration: 55 at 64x64,
+# 47 in a batch of four, 43 at 128x128. Attention that holds no scores needs less.
+PEAK_ELEMENTS = 48
 
 
 class ResShiftLatent(comfy.latent_formats.LatentFormat):
@@ -68,7 +69,8 @@ class ResShiftModel(comfy.model_base.BaseModel):
 
     def __init__(self, model_config: ResShiftModelConfig, record: ResShiftRecord):
         # The model type is only named in the log: the chain is ResShiftSampling's.
-        super().__init__(model_config, comfy.model_base.ModelType.EPS, unet_model=SwinUNet)
+        network: Any = SwinUNet
+        super().__init__(model_config, comfy.model_base.ModelType.EPS, unet_model=network)
         self.record = record
         self.network_config = model_config.unet_config["config"]
         self.model_sampling = ResShiftSampling(record.schedule, record.predict_type)
@@ -137,6 +139,8 @@ class ResShiftModel(comfy.model_base.BaseModel):
         y_latent: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
+        if y_latent is None:
+            raise ValueError("this model was called without the conditioning of its own node")
         y = y_latent.to(device=x.device, dtype=torch.float32)
         kwargs["y_shift"] = self.model_sampling.shift_scale(t, y)
         denoised = super()._apply_model(

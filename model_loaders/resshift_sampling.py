@@ -40,6 +40,9 @@ class ResShiftSampling(nn.Module):
         sigma_data: Read by some samplers; latents have about unit spread.
     """
 
+    grid: Tensor
+    sigmas: Tensor
+
     def __init__(self, schedule: ResShiftSchedule, predict_type: PredictType):
         super().__init__()
         self.schedule = schedule

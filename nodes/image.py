@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..images.color import COLOR_FIXES, ColorFix
 from ..pipelines.finish import correct_color, finish_restoration
@@ -49,7 +50,7 @@ class RestorationColorFix(io.ComfyNode):
 
     @classmethod
     @names_its_node
-    def execute(cls, image: object, reference: object, method: ColorFix) -> io.NodeOutput:
+    def execute(cls, image: Tensor, reference: Tensor, method: ColorFix) -> io.NodeOutput:
         """Correct the colours."""
         return io.NodeOutput(correct_color(image, reference, method))
 
@@ -108,15 +109,15 @@ class RestorationFinish(io.ComfyNode):
     @names_its_node
     def execute(
         cls,
-        image: object,
+        image: Tensor,
         width: int,
         height: int,
         color_fix: ColorFix,
         output_width: int,
         output_height: int,
-        reference: object = None,
-        original: object = None,
-        mask: object = None,
+        reference: Tensor | None = None,
+        original: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> io.NodeOutput:
         """Finish the image."""
         return io.NodeOutput(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..images.color import COLOR_FIXES, ColorFix
 from ..pipelines.noise import BatchNoise
@@ -73,15 +76,15 @@ class ResShiftRestoreImage(io.ComfyNode):
     @names_its_node
     def execute(
         cls,
-        model: object,
-        vae: object,
-        image: object,
+        model: Any,
+        vae: Any,
+        image: Tensor,
         seed: int,
         steps: int,
         randomness: float,
         color_fix: ColorFix,
         batch_noise: BatchNoise,
-        mask: object = None,
+        mask: Tensor | None = None,
     ) -> io.NodeOutput:
         """Restore the images."""
         return io.NodeOutput(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..pipelines.conditioning import prepare_resshift
 from ..pipelines.noise import BATCH_NOISES, BatchNoise
@@ -12,12 +15,12 @@ from ..pipelines.sampling import (
     residual_shift_sigmas,
     sample_resshift,
 )
-from ..samplers.chain import PREDICT_TYPES
+from ..samplers.chain import PREDICT_TYPES, PredictType
 from ..samplers.schedules import SPACINGS, ResShiftSchedule, Spacing
 from .messages import names_its_node
 
 CATEGORY = "restoration/ResShift"
-KEEP = "as loaded"
+KEEP: Literal["as loaded"] = "as loaded"
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 MAX_STEPS = 1000
 
@@ -148,13 +151,13 @@ class ResShiftModelSampling(io.ComfyNode):
     @names_its_node
     def execute(
         cls,
-        model: object,
+        model: Any,
         steps: int,
         kappa: float,
         min_noise_level: float,
         etas_end: float,
         power: float,
-        predict_type: str,
+        predict_type: PredictType | Literal["as loaded"],
     ) -> io.NodeOutput:
         """Patch a clone of the model."""
         schedule = ResShiftSchedule(steps, kappa, min_noise_level, etas_end, power)
@@ -208,7 +211,7 @@ class ResShiftConditioning(io.ComfyNode):
     @classmethod
     @names_its_node
     def execute(
-        cls, model: object, vae: object, image: object, mask: object = None
+        cls, model: Any, vae: Any, image: Tensor, mask: Tensor | None = None
     ) -> io.NodeOutput:
         """Prepare the image."""
         made = prepare_resshift(model, vae, image, mask)
@@ -243,7 +246,7 @@ class ResidualShiftSampler(io.ComfyNode):
     @names_its_node
     def execute(
         cls,
-        model: object,
+        model: Any,
         positive: list,
         latent_image: dict,
         seed: int,
@@ -319,6 +322,6 @@ class ResidualShiftScheduler(io.ComfyNode):
 
     @classmethod
     @names_its_node
-    def execute(cls, model: object, steps: int, spacing: Spacing) -> io.NodeOutput:
+    def execute(cls, model: Any, steps: int, spacing: Spacing) -> io.NodeOutput:
         """List the sigmas."""
         return io.NodeOutput(residual_shift_sigmas(model, steps, spacing))

@@ -53,6 +53,9 @@ def _token_coordinates(window_size: int) -> tuple[Tensor, Tensor]:
 class WindowAttention(nn.Module):
     """Multi-head attention inside windows with a learned bias per relative position."""
 
+    index: Tensor
+    mask: Tensor
+
     def __init__(
         self,
         embed_dim: int,

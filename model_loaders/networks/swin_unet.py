@@ -5,7 +5,6 @@ Source: Yue et al. 2023 (arXiv 2307.12348) and Yue et al. 2024 (arXiv 2403.07319
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +79,21 @@ class SwinUNetConfig:
         return min(self.window_size * 2 ** (len(self.channel_mult) - 1), self.image_size)
 
 
+class LayerStack(nn.ModuleList):
+    """Layers that are called one after the other, each with what it takes."""
+
+    def forward(self, x: Tensor, emb: Tensor, transformer_options: dict) -> Tensor:
+        """Return `x` (B, C, H, W) after all layers; `emb` is the timestep's embedding."""
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                x = layer(x, emb)
+            elif isinstance(layer, SwinLayer):
+                x = layer(x, transformer_options)
+            else:
+                x = layer(x)
+        return x
+
+
 class SwinUNet(nn.Module):
     """The network of ResShift; keys are those of the released checkpoints.
 
@@ -140,7 +154,7 @@ class SwinUNet(nn.Module):
         first = operations.Conv2d(
             config.latent_channels + feature_channels, widths[0], 3, padding=1, **plain
         )
-        self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
+        self.input_blocks = nn.ModuleList([LayerStack([first])])
         skip_channels = [widths[0]]
         channels = widths[0]
         for level, width in enumerate(widths):
@@ -149,14 +163,14 @@ class SwinUNet(nn.Module):
                 channels = width
                 if j == 0 and config.attention_levels[level]:
                     layers.append(swin_layer(level))
-                self.input_blocks.append(nn.ModuleList(layers))
+                self.input_blocks.append(LayerStack(layers))
                 skip_channels.append(channels)
             if level != last_level:
                 down = Downsample(channels, True, out_channels=channels, **made)
-                self.input_blocks.append(nn.ModuleList([down]))
+                self.input_blocks.append(LayerStack([down]))
                 skip_channels.append(channels)
 
-        self.middle_block = nn.ModuleList(
+        self.middle_block = LayerStack(
             [res_block(channels, channels), swin_layer(last_level), res_block(channels, channels)]
         )
 
@@ -169,7 +183,7 @@ class SwinUNet(nn.Module):
                     layers.append(swin_layer(level))
                 if level != 0 and j == config.num_res_blocks[level]:
                     layers.append(Upsample(channels, True, out_channels=channels, **made))
-                self.output_blocks.append(nn.ModuleList(layers))
+                self.output_blocks.append(LayerStack(layers))
 
         self.out = nn.Sequential(
             operations.GroupNorm(32, channels, **plain),
@@ -233,8 +247,7 @@ class SwinUNet(nn.Module):
         if mask is not None:
             condition = torch.cat([condition, F.pixel_shuffle(mask, ratio)], dim=1)
         condition = reflect_pad_to(condition, ratio * padded_height, ratio * padded_width)
-        for layer in self.feature_extractor:
-            condition = layer(condition)
+        condition = self.feature_extractor(condition)
         x = reflect_pad_to(x, padded_height, padded_width)
         x = torch.cat([x, condition], dim=1)
 
@@ -242,23 +255,12 @@ class SwinUNet(nn.Module):
         emb = self.time_embed(emb)
         skips = []
         for block in self.input_blocks:
-            x = _run(block, x, emb, transformer_options)
+            x = block(x, emb, transformer_options)
             skips.append(x)
-        x = _run(self.middle_block, x, emb, transformer_options)
+        x = self.middle_block(x, emb, transformer_options)
         for block in self.output_blocks:
-            x = _run(block, torch.cat([x, skips.pop()], dim=1), emb, transformer_options)
+            x = block(torch.cat([x, skips.pop()], dim=1), emb, transformer_options)
         return self.out(x)[..., :height, :width]
-
-
-def _run(layers: Iterable[nn.Module], x: Tensor, emb: Tensor, transformer_options: dict) -> Tensor:
-    for layer in layers:
-        if isinstance(layer, ResBlock):
-            x = layer(x, emb)
-        elif isinstance(layer, SwinLayer):
-            x = layer(x, transformer_options)
-        else:
-            x = layer(x)
-    return x
 
 
 def _feature_extractor(config: SwinUNetConfig, made: dict, plain: dict) -> tuple[nn.Module, int]:

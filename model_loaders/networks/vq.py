@@ -109,8 +109,8 @@ class VQAutoencoder(nn.Module):
         self.encoder = Encoder(**sizes)
         self.decoder = Decoder(**sizes)
         for level, blocks in enumerate(config.num_res_blocks):
-            _keep_blocks(self.encoder.down[level].block, blocks)
-            _keep_blocks(self.decoder.up[level].block, blocks + 1)
+            _keep_blocks(self.encoder.get_submodule(f"down.{level}.block"), blocks)
+            _keep_blocks(self.decoder.get_submodule(f"up.{level}.block"), blocks + 1)
         self.quantize = Codebook(config.num_codes, config.embed_dim, operations=operations)
         self.quant_conv = operations.Conv2d(config.z_channels, config.embed_dim, 1)
         self.post_quant_conv = operations.Conv2d(config.embed_dim, config.z_channels, 1)
@@ -134,8 +134,8 @@ class VQAutoencoder(nn.Module):
         return self.decoder(self.post_quant_conv(latent))
 
 
-def _keep_blocks(blocks: nn.ModuleList, count: int) -> None:
+def _keep_blocks(level: nn.Module, count: int) -> None:
     # ComfyUI's encoder and decoder walk the same number of blocks on every level. Those past
     # `count` keep the width, so letting the map through unchanged leaves them out.
-    for index in range(count, len(blocks)):
-        blocks[index] = _PassThrough()
+    for index in range(count, len(list(level.children()))):
+        level.add_module(str(index), _PassThrough())

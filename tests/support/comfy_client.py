@@ -144,7 +144,7 @@ class Server:
         """
         run = asyncio.run(asyncio.wait_for(self._follow(prompt, on_event), RUN_TIMEOUT_S))
         history = self.get(f"/history/{run.prompt_id}")
-        run.outputs = history.get(run.prompt_id, {}).get("outputs", {})
+        run.outputs = history[run.prompt_id]["outputs"]
         return run
 
     def interrupt(self) -> None:
@@ -186,5 +186,6 @@ class Server:
                     await asyncio.to_thread(on_event, name, data)
                 if name in END_EVENTS:
                     run.end = name
-                    return run
+                elif run.end and name == "executing" and data["node"] is None:
+                    return run  # sent once the history holds the outputs
         raise RuntimeError(f"the server closed the connection:\n{self.log()[-3000:]}")

