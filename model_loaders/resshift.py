@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,9 +32,14 @@ _TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfl
 BUNDLED_MODEL = "bundled: photo x4"
 BUNDLED_MODEL_PATH = Path(__file__).parent / "bundled" / "resshift_x4_photo.safetensors"
 
-# Channels of a VQ autoencoder's first level that are alive at the peak of encoding and decoding,
-# per image pixel.
-VQ_PEAK_MAPS = 16
+# Maps of a VQ autoencoder's first level held at its peak, in image pixels and channels of that
+# level: on the levels of convolutions in each direction, and in the middle next to the attention's
+# scores. Measured by benchmarks/measuring.py as growth of the process on a CPU with the released
+# f4: the first two at 512 px in fp32 with the attention left out (3.1 and 5.4), the last from fp32
+# encoding and decoding with it (234 and 260 MiB at 256 px, 2324 and 2290 MiB at 512 px).
+VQ_ENCODE_MAPS = 3
+VQ_DECODE_MAPS = 6
+VQ_ATTENTION_MAPS = 3
 
 
 def load_resshift(
@@ -99,7 +105,9 @@ def load_vq_vae(path: Path) -> RestorationVAE:
         ratio=config.downscale_ratio,
         latent_channels=config.embed_dim,
         working_dtypes=[torch.float16, torch.bfloat16, torch.float32],
-        peak_elements_per_pixel=VQ_PEAK_MAPS * config.width,
+        encode_elements_per_pixel=VQ_ENCODE_MAPS * config.width,
+        decode_elements_per_pixel=VQ_DECODE_MAPS * config.width,
+        attention_elements_per_pixel=VQ_ATTENTION_MAPS * config.width,
     )
 
 
@@ -112,7 +120,8 @@ def bundled_vae() -> RestorationVAE:
         ratio=ratio,
         latent_channels=3 * ratio**2,
         working_dtypes=[torch.float32],
-        peak_elements_per_pixel=3 * 4,
+        encode_elements_per_pixel=3 * 4,
+        decode_elements_per_pixel=3 * 4,
     )
 
 
@@ -125,7 +134,10 @@ class RestorationVAE(comfy.sd.VAE):
         ratio: Side of the image over the side of the latent.
         latent_channels: Channels of the latent.
         working_dtypes: Dtypes it may run in, the best first.
-        peak_elements_per_pixel: Elements held at the peak of a call, per image pixel.
+        encode_elements_per_pixel: Elements held at the peak of encoding, per image pixel.
+        decode_elements_per_pixel: The same of decoding.
+        attention_elements_per_pixel: Elements held while every latent pixel attends to every
+            other, besides the scores, per image pixel; 0 for a network without attention.
     """
 
     def __init__(
@@ -136,7 +148,9 @@ class RestorationVAE(comfy.sd.VAE):
         ratio: int,
         latent_channels: int,
         working_dtypes: list[torch.dtype],
-        peak_elements_per_pixel: int,
+        encode_elements_per_pixel: int,
+        decode_elements_per_pixel: int,
+        attention_elements_per_pixel: int = 0,
     ):
         # Without weights the parent sets the attributes of its version and stops there.
         with _without_warning("No VAE weights detected"):
@@ -146,12 +160,19 @@ class RestorationVAE(comfy.sd.VAE):
         self.latent_channels = latent_channels
         self.working_dtypes = working_dtypes
 
-        def peak_bytes(pixels: int, dtype: torch.dtype) -> int:
-            return pixels * peak_elements_per_pixel * comfy.model_management.dtype_size(dtype)
+        def peak_bytes(elements: int, pixels: int, dtype: torch.dtype) -> float:
+            size = comfy.model_management.dtype_size(dtype)
+            peak = pixels * elements * size
+            if not attention_elements_per_pixel:
+                return peak
+            scores = _scores_bytes(pixels // ratio**2, size, self.device)
+            return max(peak, pixels * attention_elements_per_pixel * size + scores)
 
-        self.memory_used_encode = lambda shape, dtype: peak_bytes(shape[2] * shape[3], dtype)
+        self.memory_used_encode = lambda shape, dtype: peak_bytes(
+            encode_elements_per_pixel, shape[2] * shape[3], dtype
+        )
         self.memory_used_decode = lambda shape, dtype: peak_bytes(
-            shape[2] * shape[3] * ratio * ratio, dtype
+            decode_elements_per_pixel, shape[2] * shape[3] * ratio * ratio, dtype
         )
         self.device = comfy.model_management.vae_device()
         self.vae_dtype = comfy.model_management.vae_dtype(self.device, working_dtypes)
@@ -165,6 +186,21 @@ class RestorationVAE(comfy.sd.VAE):
         )
         network.load_state_dict(state_dict, assign=self.patcher.is_dynamic())
         self.model_size()
+
+
+def _scores_bytes(tokens: int, size: int, device: torch.device) -> float:
+    """Return the bytes of scores that ComfyUI's attention of VAEs holds at once.
+
+    Fused kernels hold none. The split attention holds them before and after the softmax, in as
+    many slices as the free memory asks for.
+    """
+    management = comfy.model_management
+    if management.xformers_enabled_vae() or management.pytorch_attention_enabled_vae():
+        return 0
+    scores = tokens * tokens * size
+    shortage = scores * (3 if size == 2 else 2.5) / max(1, management.get_free_memory(device))
+    slices = 2 ** max(0, math.ceil(math.log2(shortage))) if shortage else 1
+    return 2 * scores / min(slices, 128)
 
 
 @contextmanager

@@ -1,0 +1,113 @@
+"""What is measured, made with the pack's own loaders and random weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.ops
+import comfy.utils
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ..model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
+from ..model_loaders.networks.vq import VQAutoencoder, VQConfig
+from ..model_loaders.resshift import (
+    bundled_vae,
+    load_bundled_model,
+    load_resshift,
+    load_vq_vae,
+)
+from ..pipelines.restore import restore_with_resshift
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRESET = "realsr x4, 4 steps (v3)"
+UNET_FILE = "unet.safetensors"
+VQ_FILE = "vq.safetensors"
+
+RELEASED_UNET = SwinUNetConfig(latent_channels=3)
+RELEASED_VQ = VQConfig(3, 8192, 3, 128, (1, 2, 4), (2, 2, 2))
+TINY_UNET = SwinUNetConfig(
+    latent_channels=3, model_channels=32, channel_mult=(1, 2), num_res_blocks=(1, 1),
+    attention_levels=(True, True), swin_embed_dim=32, num_heads=2,
+)  # fmt: skip
+TINY_VQ = VQConfig(3, 64, 3, 32, (1, 1, 1), (1, 1, 1))
+
+
+@dataclass(frozen=True)
+class BuiltCase:
+    """A call to be measured.
+
+    Attributes:
+        call: Does the work once; weights are on the device before the first call.
+        estimated_bytes: What ComfyUI is told the call needs besides weights, where it is told.
+    """
+
+    call: Callable[[], object]
+    estimated_bytes: float | None = None
+
+
+def write_checkpoints(folder: Path, *, tiny: bool) -> None:
+    """Write a UNet and an autoencoder with random weights, of released or of tiny size."""
+    operations = comfy.ops.disable_weight_init
+    unet = SwinUNet(TINY_UNET if tiny else RELEASED_UNET, operations=operations)
+    save_file(random_weights(unet), folder / UNET_FILE)
+    vq = VQAutoencoder(TINY_VQ if tiny else RELEASED_VQ, operations=operations)
+    save_file(random_weights(vq), folder / VQ_FILE)
+
+
+def random_weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return weights that keep activations near unit size, so that no number is denormal."""
+    weights = network.state_dict()
+    for key, weight in weights.items():
+        if weight.ndim == 1:
+            weight.fill_(1.0 if key.endswith(".weight") else 0.0)
+        else:
+            weight.normal_(0, 1 / math.sqrt(weight[0].numel()))
+    return weights
+
+
+def build(kind: str, size: int, batch: int, precision: str, folder: Path) -> BuiltCase:
+    """Return a case of `run.py` with its model loaded."""
+    comfy.utils.set_progress_bar_enabled(False)
+    if kind == "unet":
+        return build_unet(size, batch, precision, folder)
+    if kind == "bundled":
+        return build_restoration(load_bundled_model(dtype=precision), bundled_vae(), size, batch)
+    vae = load_vq_vae(folder / VQ_FILE)
+    if kind == "restore":
+        model = load_resshift(folder / UNET_FILE, preset=PRESET, dtype=precision)
+        return build_restoration(model, vae, size, batch)
+    comfy.model_management.load_models_gpu([vae.patcher])
+    if kind == "encode":
+        image = torch.rand(batch, size, size, 3)
+        shape = (batch, 3, size, size)
+        return BuiltCase(lambda: vae.encode(image), vae.memory_used_encode(shape, vae.vae_dtype))
+    side = size // vae.upscale_ratio
+    latent = torch.randn(batch, vae.latent_channels, side, side)
+    estimated = vae.memory_used_decode(latent.shape, vae.vae_dtype)
+    return BuiltCase(lambda: vae.decode(latent), estimated)
+
+
+def build_unet(size: int, batch: int, precision: str, folder: Path) -> BuiltCase:
+    """Return one call of the network on a batch of square latents."""
+    patcher = load_resshift(folder / UNET_FILE, preset=PRESET, dtype=precision)
+    comfy.model_management.load_models_gpu([patcher])
+    model = patcher.model
+    made = {"dtype": model.get_dtype_inference(), "device": patcher.load_device}
+    x = torch.randn(batch, model.network_config.latent_channels, size, size, **made)
+    lq = torch.rand(batch, 3, size, size, **made)
+    timesteps = torch.zeros(batch, **made)
+    estimated = model.memory_required(list(x.shape))
+    return BuiltCase(lambda: model.diffusion_model(x, timesteps, lq=lq), estimated)
+
+
+def build_restoration(model: Any, vae: Any, size: int, batch: int) -> BuiltCase:
+    """Return a whole restoration of square images."""
+    image = torch.rand(batch, size, size, 3)
+    return BuiltCase(lambda: restore_with_resshift(model, vae, image, seed=0))

@@ -1,0 +1,66 @@
+"""Measures one case for `run.py`: takes a job as JSON, prints what it found as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+PACK_ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    job = json.loads(sys.argv[1])
+    set_up(job.get("precision"))
+    # The pack and ComfyUI can be imported from here on.
+    import comfy.model_management
+    import comfyui_version
+    import torch
+    from comfy.ldm.modules.diffusionmodules.model import vae_attention
+
+    from pack.benchmarks import cases, measuring
+
+    if job["threads"]:
+        torch.set_num_threads(job["threads"])
+    torch.manual_seed(0)
+    device = comfy.model_management.get_torch_device()
+    folder = Path(job["folder"])
+    if "kind" not in job:
+        cases.write_checkpoints(folder, tiny=job["tiny"])
+        found: dict[str, Any] = {
+            "device": measuring.device_name(device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "comfyui": comfyui_version.__version__,
+            "vae_attention": vae_attention().__name__,
+        }
+    else:
+        case = cases.build(job["kind"], job["size"], job["batch"], job["precision"], folder)
+        found = measuring.measure(case.call, device, job["seconds"])
+        found["estimated_bytes"] = case.estimated_bytes
+        sizes = (256,) if job["tiny"] else (2048, 4096) if device.type == "cpu" else (4096, 8192)
+        found["matmul"] = measuring.matmul_rate(device, cases.DTYPES[job["precision"]], sizes)
+    print(json.dumps(found))
+
+
+def set_up(precision: str | None) -> None:
+    """Make ComfyUI and, as `pack`, this pack importable, on the device ComfyUI would take."""
+    pack = types.ModuleType("pack")
+    pack.__path__ = [str(PACK_ROOT)]
+    sys.modules["pack"] = pack
+    # The script's own folder must not shadow other modules.
+    sys.path[0] = os.environ["COMFYUI_PATH"]
+    import torch
+    from comfy.cli_args import args
+
+    # Read when comfy.model_management is imported. The dtype of a VAE is ComfyUI's option.
+    args.cpu = not torch.accelerator.is_available()
+    args.fp32_vae = precision == "fp32"
+    args.bf16_vae = precision == "bf16"
+
+
+if __name__ == "__main__":
+    main()
