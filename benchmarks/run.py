@@ -126,10 +126,11 @@ def measure(cases: Sequence[Case], arguments: argparse.Namespace) -> dict[str, A
         machine = run_worker(job)
         for precision in precisions:
             for case in cases:
-                print(f"{case.name}, {precision} ...", file=sys.stderr, flush=True)
+                print(f"{case.name}, {precision}: ", end="", file=sys.stderr, flush=True)
                 wanted = {**asdict(case), "precision": precision}
                 found = run_worker({**job, **wanted, "seconds": arguments.seconds})
                 results.append({"name": case.name, **wanted, **found})
+                print(f"{found['seconds']:.3g} s", file=sys.stderr, flush=True)
     # The best of all: other work on the machine slows a single measurement.
     rates = {
         precision: max(one["matmul"] for one in results if one["precision"] == precision)

@@ -22,8 +22,8 @@ def names_its_node(execute: Callable[..., Returned]) -> Callable[..., Returned]:
         try:
             return execute(cls, *args, **kwargs)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{cls.GET_SCHEMA().display_name}: {error}") from error
+            raise FileNotFoundError(f"{cls.define_schema().display_name}: {error}") from error
         except ValueError as error:
-            raise ValueError(f"{cls.GET_SCHEMA().display_name}: {error}") from error
+            raise ValueError(f"{cls.define_schema().display_name}: {error}") from error
 
     return named
