@@ -78,11 +78,9 @@ def test_the_network_is_the_references_at_its_size_and_at_others(case):
 def test_every_block_gives_what_the_references_gives():
     _, golden = golden_case("resshift/b1_unet_condlq")
     network = golden_unet("resshift/b1_unet_condlq")
-    # A block is a list of layers, so its output is that of its last layer.
     seen: dict[str, Tensor] = {}
     for name in (key.removeprefix("probe.") for key in golden if key.startswith("probe.")):
-        block = network.get_submodule(name)
-        block[-1].register_forward_hook(
+        network.get_submodule(name).register_forward_hook(
             lambda module, args, output, name=name: seen.__setitem__(name, output)
         )
     golden_call(network, golden, "native")

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pack.pipelines.noise import (
+    BATCH_NOISES,
+    draw_noise,
+    picture_generators,
+    step_noise_sampler,
+)
+
+LIKE = torch.zeros(3, 4, 5, 6)
+SIGMA = torch.tensor(1.0)
+
+
+def seeded(seed: int, draws: int = 1) -> list[torch.Tensor]:
+    """Return what a generator of this seed draws for one picture, one draw after the other."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(LIKE.shape[1:], generator=generator) for _ in range(draws)]
+
+
+def test_picture_k_draws_from_seed_plus_k():
+    noise = draw_noise(picture_generators(7, 3, "different per image"), LIKE)
+    assert torch.equal(noise, torch.stack([seeded(7)[0], seeded(8)[0], seeded(9)[0]]))
+
+
+def test_pictures_may_all_draw_from_the_seed():
+    noise = draw_noise(picture_generators(7, 3, "same for all", first=2), LIKE)
+    assert torch.equal(noise, seeded(7)[0].expand(3, -1, -1, -1))
+
+
+def test_a_part_of_a_batch_draws_what_the_whole_batch_gives_it():
+    whole = draw_noise(picture_generators(7, 5, "different per image"), LIKE)
+    part = draw_noise(picture_generators(7, 2, "different per image", first=3), LIKE)
+    assert torch.equal(part, whole[3:])
+
+
+def test_the_largest_seed_works_and_wraps():
+    noise = draw_noise(picture_generators((1 << 64) - 1, 2, "different per image"), LIKE)
+    assert torch.equal(noise[1], seeded(0)[0])
+
+
+@pytest.mark.parametrize("batch_noise", BATCH_NOISES)
+def test_steps_go_on_where_the_start_noise_ended(batch_noise):
+    sample = step_noise_sampler(LIKE, 7, batch_noise)
+    steps = [sample(SIGMA, SIGMA) for _ in range(2)]
+    for k in range(3):
+        own = seeded(7 if batch_noise == "same for all" else 7 + k, draws=3)
+        assert torch.equal(steps[0][k], own[1])
+        assert torch.equal(steps[1][k], own[2])
+
+
+def test_the_global_generator_is_left_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    draw_noise(picture_generators(7, 2, "different per image"), LIKE)
+    step_noise_sampler(LIKE, 7, "different per image")(SIGMA, SIGMA)
+    assert torch.equal(torch.get_rng_state(), before)
