@@ -34,6 +34,9 @@ UNET_CONFIGS = {
         TINY_UNET, channel_mult=(1, 1, 3), num_res_blocks=(1, 3, 2), attention_levels=(True,) * 3
     ),
     "attention at the second level": replace(TINY_UNET, attention_levels=(False, True)),
+    "shifts at the second level only": replace(
+        TINY_UNET, attention_levels=(False, True), image_size=16
+    ),
     "attention at the first level": replace(TINY_UNET, attention_levels=(True, False)),
     "attention only in the middle": replace(TINY_UNET, attention_levels=(False, False)),
     "one level": replace(

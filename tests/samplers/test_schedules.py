@@ -72,6 +72,12 @@ def test_official_spacing_keeps_the_sigmas_of_the_references_respacing():
     assert index.tolist() == TABLES["s15_respace5.timestep_map"].tolist()
 
 
+def test_official_spacing_cuts_fractions_of_an_index_off():
+    grid = S15.grid()
+    sigmas = sampling_sigmas(grid, 4, spacing="official")
+    assert torch.equal(sigmas[:-1], grid[[11, 7, 3, 0]])  # 11.25, 7.5, 3.75, 0
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_network_gets_the_index_of_the_reference(name):
     grid = golden_schedule(name).grid()
