@@ -46,8 +46,8 @@ GRID = TINY_RECORD.schedule.grid().float()
 
 
 @pytest.fixture(autouse=True)
-def _as_comfyui_runs(request):
-    with torch.inference_mode("compile" not in request.node.name), torch.no_grad():
+def _as_comfyui_runs():
+    with torch.inference_mode():
         yield
 
 
