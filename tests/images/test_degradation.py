@@ -1,0 +1,173 @@
+"""Second-order degradation: kernels, ranges, determinism."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pack.images.degradation import (
+    KERNELS,
+    PRESETS,
+    SECOND_STAGE,
+    Degradation,
+    Stage,
+    degrade,
+    draw_kernel,
+    filter_image,
+    gaussian_kernel,
+    jpeg_compress,
+    sinc_kernel,
+)
+
+QUIET = Stage(
+    blur_probability=0.0, resize_weights=(0, 0, 1), noise_probability=0.0, jpeg_probability=0.0
+)
+CLEAN = Degradation(
+    first=QUIET,
+    second_probability=0.0,
+    final_filters=("area",),
+    final_sinc_probability=0.0,
+    final_jpeg_quality=None,
+)
+
+
+def photograph_like(height: int = 64, width: int = 96) -> torch.Tensor:
+    rows, cols = torch.meshgrid(
+        torch.linspace(0, 3, height), torch.linspace(0, 4, width), indexing="ij"
+    )
+    return torch.stack([rows.sin(), cols.cos(), (rows * cols).sin()]) / 2 + 0.5
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_returns_eight_bit_levels_at_a_quarter_of_the_size(preset):
+    low = degrade(photograph_like(), PRESETS[preset], np.random.default_rng(0))
+    assert low.shape == (3, 16, 24)
+    assert low.dtype == torch.float32
+    assert torch.equal((low * 255).round() / 255, low)
+    assert 0 <= low.min() < low.max() <= 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_same_generator_state_gives_the_same_picture(preset):
+    image = photograph_like()
+    first, again, other = (
+        degrade(image, PRESETS[preset], np.random.default_rng(seed)) for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_global_random_state_is_neither_read_nor_moved():
+    torch.manual_seed(0)
+    np.random.seed(0)
+    before = torch.get_rng_state().clone()
+    first = degrade(photograph_like(), PRESETS["real-esrgan"], np.random.default_rng(1))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert torch.equal(
+        first, degrade(photograph_like(), PRESETS["real-esrgan"], np.random.default_rng(1))
+    )
+
+
+def test_with_everything_off_the_picture_is_only_reduced():
+    image = photograph_like()
+    expected = torch.nn.functional.avg_pool2d(image, 4)
+    low = degrade(image, CLEAN, np.random.default_rng(0))
+    assert (low - expected).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_sizes_that_are_no_multiple_of_the_scale_are_cut():
+    assert degrade(photograph_like(67, 41), CLEAN, np.random.default_rng(0)).shape == (3, 16, 10)
+
+
+def test_the_picture_given_is_not_changed():
+    image = photograph_like()
+    kept = image.clone()
+    degrade(image, PRESETS["heavy"], np.random.default_rng(0))
+    assert torch.equal(image, kept)
+
+
+def test_noise_has_the_strength_that_was_asked_for():
+    noisy = replace(QUIET, noise_probability=1.0, gaussian_probability=1.0, gaussian_sigma=(10, 10))
+    image = torch.full((3, 256, 256), 0.5)
+    low = degrade(image, replace(CLEAN, scale=1, first=noisy), np.random.default_rng(0))
+    assert low.std() * 255 == pytest.approx(10, rel=0.05)
+
+
+def test_gray_noise_is_the_same_in_all_channels():
+    noisy = replace(QUIET, noise_probability=1.0, gray_probability=1.0)
+    image = torch.full((3, 64, 64), 0.5)
+    low = degrade(image, replace(CLEAN, scale=1, first=noisy), np.random.default_rng(0))
+    assert low.std() > 0
+    assert torch.equal(low[0], low[1])
+
+
+def test_poisson_noise_grows_with_brightness():
+    noisy = replace(
+        QUIET,
+        noise_probability=1.0,
+        gaussian_probability=0.0,
+        poisson_scale=(1.0, 1.0),
+        gray_probability=0.0,
+    )
+    image = torch.full((3, 64, 128), 0.1)
+    image[..., 64:] = 0.6
+    image[:, ::2, ::2] += torch.rand(32, 64, generator=torch.Generator().manual_seed(0)) * 0.02
+    low = degrade(image, replace(CLEAN, scale=1, first=noisy), np.random.default_rng(0))
+    assert low[..., 64:].std() > 1.5 * low[..., :64].std()
+
+
+def test_lower_jpeg_quality_is_further_from_the_picture():
+    image = photograph_like()[None]
+    errors = [(jpeg_compress(image, quality) - image).abs().mean() for quality in (90, 50, 10)]
+    assert errors == sorted(errors)
+    assert errors[0] < 0.02
+
+
+@pytest.mark.parametrize("size", [3, 7, 13, 21])
+def test_kernels_sum_to_one(size):
+    for cutoff in (math.pi / 3, math.pi):
+        assert sinc_kernel(size, cutoff).sum() == pytest.approx(1)
+    for plateau in (False, True):
+        kernel = gaussian_kernel(size, 2.0, 0.7, 0.4, beta=1.3, plateau=plateau)
+        assert kernel.shape == (size, size)
+        assert kernel.sum() == pytest.approx(1)
+        assert (kernel >= 0).all()
+
+
+def test_equal_sigmas_make_a_round_kernel_and_unequal_ones_a_long_one():
+    round_kernel = gaussian_kernel(13, 1.5, 1.5)
+    assert np.allclose(round_kernel, round_kernel.T)
+    long_kernel = gaussian_kernel(13, 3.0, 0.5)
+    assert long_kernel[6, 10] > 100 * long_kernel[10, 6]
+    turned = gaussian_kernel(13, 3.0, 0.5, math.pi / 2)
+    assert np.allclose(turned, long_kernel.T)
+
+
+@pytest.mark.parametrize("kind", range(len(KERNELS)))
+def test_every_kind_of_kernel_can_be_drawn(kind):
+    weights = tuple(float(k == kind) for k in range(len(KERNELS)))
+    stage = replace(SECOND_STAGE, kernel_weights=weights, sinc_probability=0.0)
+    kernel = draw_kernel(stage, np.random.default_rng(kind))
+    assert kernel.shape[0] == kernel.shape[1]
+    assert 3 <= kernel.shape[0] <= 13
+    assert kernel.shape[0] % 2 == 1
+
+
+def test_a_sinc_of_full_band_keeps_more_contrast_than_one_of_a_third():
+    stripes = (torch.arange(64) % 4 < 2).float().expand(1, 3, 64, 64)
+    wide, narrow = (filter_image(stripes, sinc_kernel(21, c)).std() for c in (math.pi, math.pi / 3))
+    assert wide > 2 * narrow
+
+
+def test_filtering_keeps_a_flat_picture_flat_to_its_border():
+    flat = torch.full((1, 3, 20, 20), 0.3)
+    assert torch.allclose(filter_image(flat, gaussian_kernel(19, 3, 1, 0.3)), flat, atol=1e-6)
+
+
+def test_pictures_smaller_than_the_kernel_are_filtered():
+    assert filter_image(torch.rand(1, 3, 4, 5), sinc_kernel(21, 2.0)).shape == (1, 3, 4, 5)

@@ -1,0 +1,191 @@
+"""Training of the bundled model: teacher's file, pool, chain, resuming, export."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from pack.training.data import read_table
+from pack.training.teacher import convolution_names, read_ncnn_convolutions
+
+FREE_LICENCES = ("CC0", "CC-BY-", "CC-BY-SA", "GPL-2+")
+
+
+def test_every_photograph_has_a_free_licence_and_a_package_with_a_checksum():
+    packages = {row["package"]: row for row in read_table("packages.csv")}
+    photographs = read_table("photographs.csv")
+    assert len({(row["package"], row["file"]) for row in photographs}) == len(photographs) > 200
+    for row in photographs:
+        assert row["licence"].startswith(FREE_LICENCES), row
+        assert len(packages[row["package"]]["sha256"]) == 64
+
+
+def test_the_teacher_has_351_convolutions_of_different_names():
+    names = list(convolution_names())
+    assert len(names) == len(set(names)) == 351
+    assert names[0] == "conv_first"
+    assert names[1] == "body.0.rdb1.conv1"
+    assert names[-1] == "conv_last"
+
+
+def ncnn_file() -> tuple[str, bytes, np.ndarray]:
+    param = (
+        "7767517\n3 3\nInput data 0 1 data\n"
+        "Convolution a 1 1 data b 0=1 1=3 4=1 5=1 6=27\n"
+        "Split s 1 2 b c d\n"
+        "Convolution e 1 1 c f 0=2 1=1 5=1 6=2\n"
+    )
+    half = np.arange(27, dtype="<f2") / 8
+    content = struct.pack("<I", 0x01306B47) + half.tobytes() + b"\0\0"  # 54 bytes padded to 56
+    content += np.array([0.5], "<f4").tobytes()
+    content += struct.pack("<I", 0) + np.array([1, 2, 3, 4], "<f4").tobytes()
+    return param, content, half
+
+
+def test_half_and_single_precision_weights_of_ncnn_are_read_with_their_padding():
+    param, content, half = ncnn_file()
+    state_dict = read_ncnn_convolutions(param, content, ["first", "second"])
+    assert state_dict["first.weight"].shape == (1, 3, 3, 3)
+    assert np.array_equal(state_dict["first.weight"].flatten().numpy(), half.astype(np.float32))
+    assert state_dict["first.bias"].tolist() == [0.5]
+    assert state_dict["second.weight"].shape == (2, 1, 1, 1)
+    assert state_dict["second.bias"].tolist() == [3, 4]
+
+
+def test_an_ncnn_file_with_bytes_left_over_is_refused():
+    param, content, _ = ncnn_file()
+    with pytest.raises(ValueError, match="longer"):
+        read_ncnn_convolutions(param, content + b"\0", ["first", "second"])
+
+
+def write_pool(folder) -> None:
+    generator = np.random.default_rng(0)
+    lq = generator.integers(0, 256, (6, 3, 64, 64), dtype=np.uint8)
+    large = lq.repeat(4, axis=2).repeat(4, axis=3)
+    folder.mkdir()
+    np.savez(folder / "tiles_0000.npz", lq=lq, teacher=large, original=large)
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    from pack.training.loss import LossWeights
+    from pack.training.pool import Pool
+    from pack.training.trainer import Trainer, TrainSettings
+
+    write_pool(tmp_path / "pool")
+    settings = TrainSettings(
+        shapes=((32, 32, 2, 1.0),),
+        loss=LossWeights(feature=0.0),
+        chain_starts=1.0,
+        warmup_steps=1,
+    )
+
+    def make() -> Trainer:
+        return Trainer(settings, Pool(tmp_path / "pool"), tmp_path)
+
+    torch.manual_seed(0)
+    return make
+
+
+@pytest.mark.comfy
+def test_crops_of_the_pool_show_the_same_place_turned_the_same_way(tmp_path):
+    from pack.training.pool import Pool
+
+    write_pool(tmp_path / "pool")
+    drawn = Pool(tmp_path / "pool").draw(12, 24, 40, torch.Generator().manual_seed(0))
+    lq, teacher, original = drawn
+    assert lq.shape == (12, 3, 24, 40)
+    assert torch.equal(teacher, original)
+    assert torch.allclose(torch.nn.functional.avg_pool2d(teacher, 4), lq, atol=1e-6)
+
+
+@pytest.mark.comfy
+def test_an_untrained_network_restores_to_the_bicubic_enlargement():
+    from pack.images.resize import enlarge_bicubic
+    from pack.training.network import build_network, restore
+
+    lq = torch.rand(1, 3, 20, 36)
+    restored = restore(build_network(), lq, torch.Generator().manual_seed(0))
+    assert torch.allclose(restored, enlarge_bicubic(lq, 4).clamp(0, 1), atol=1e-5)
+
+
+@pytest.mark.comfy
+def test_a_chain_stays_in_training_until_its_last_step(trainer):
+    run = trainer()
+    indices = []
+    for _ in range(4):
+        run.train_step()
+        waiting = run.waiting.get((32, 32))
+        indices.append([] if waiting is None else waiting.index.tolist())
+    assert indices == [[2, 2], [1, 1], [0, 0], []]
+
+
+@pytest.mark.comfy
+def test_a_saved_state_continues_where_it_stopped(trainer):
+    run = trainer()
+    run.train_step()
+    run.seconds = 12.0
+    run.save_state()
+    again = trainer()
+    again.load_state()
+    assert (again.step, again.seconds) == (1, 12.0)
+    for name, weight in run.average.state_dict().items():
+        assert torch.equal(again.average.state_dict()[name], weight)
+    assert (
+        again.optimizer.state_dict()["state"].keys() == run.optimizer.state_dict()["state"].keys()
+    )
+
+
+@pytest.mark.comfy
+def test_an_exported_file_has_its_record_and_can_be_trained_on(trainer, tmp_path):
+    from pack.model_loaders.checkpoint import read_checkpoint
+    from pack.model_loaders.detection import detect_swin_unet
+    from pack.model_loaders.record import find_record
+    from pack.training.network import CONFIG, RECORD, save_weights
+
+    run = trainer()
+    run.train_step()
+    path = tmp_path / "model.safetensors"
+    save_weights(path, run.network.state_dict(), {"licence": "GPL-3.0-or-later"})
+    assert path.stat().st_size < 16e6
+    checkpoint = read_checkpoint(path)
+    assert find_record(checkpoint, "auto") == RECORD
+    assert detect_swin_unet(checkpoint.state_dict, path, image_size=32) == CONFIG
+
+    again = trainer()
+    again.start_from(path)
+    for name, weight in run.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], weight.half().float())
+
+
+@pytest.mark.comfy
+def test_a_worse_model_never_replaces_a_better_one(tmp_path):
+    from pack.training.network import exported_score, publish_weights, save_weights
+
+    target = tmp_path / "bundled" / "model.safetensors"
+    for name, score, kept in (("a", "1.5", 1.5), ("b", "1.2", 1.5), ("c", "1.6", 1.6)):
+        source = tmp_path / f"{name}.safetensors"
+        save_weights(source, {"weight": torch.zeros(1)}, {"score": score})
+        publish_weights(source, target)
+        assert exported_score(target) == kept
+
+
+@pytest.mark.comfy
+def test_the_learning_rate_falls_from_its_peak_to_its_end_with_the_clock(trainer):
+    run = trainer()
+    peak = run.settings.learning_rate
+    assert run.learning_rate() == pytest.approx(peak)
+    run.seconds = 30 * run.settings.minutes
+    assert run.learning_rate() == pytest.approx(peak / 2, rel=0.02)
+    run.seconds = 60 * run.settings.minutes
+    assert run.learning_rate() == pytest.approx(peak * run.settings.final_rate)
+
+
+@pytest.mark.comfy
+def test_training_lowers_the_loss(trainer):
+    run = trainer()
+    losses = [run.train_step()["mse"] for _ in range(5)]
+    assert np.mean(losses[-2:]) < np.mean(losses[:2])

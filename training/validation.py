@@ -1,0 +1,164 @@
+"""Validation on whole photographs that are never trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from ..images.degradation import filter_image, gaussian_kernel, jpeg_compress
+from ..images.metrics import psnr, ssim
+from ..images.resize import enlarge_bicubic, resize_bicubic
+from .network import SCALE, restore
+from .teacher import restore as restore_by_teacher
+
+PICTURES = ("astronaut", "coffee", "chelsea", "rocket", "motorcycle")
+LEVELS = ("heavy", "light")
+LONGEST_SIDE = 448
+SEED = 1234
+
+
+@dataclass(frozen=True)
+class Case:
+    """One degraded picture.
+
+    Attributes:
+        name: Picture and level.
+        level: Entry of `LEVELS`.
+        original: `(1, 3, 4 h, 4 w)` in [0, 1].
+        lq: `(1, 3, h, w)` in [0, 1].
+        teacher: The teacher's restoration, like `original`.
+    """
+
+    name: str
+    level: str
+    original: Tensor
+    lq: Tensor
+    teacher: Tensor
+
+
+def degrade_at(original: Tensor, level: str, seed: int) -> Tensor:
+    """Return `original` (1, 3, H, W) degraded by a fixed recipe, `(1, 3, H / 4, W / 4)`.
+
+    Heavy is a blur of 2 pixels, noise of 12/255 and JPEG 50; light is noise of 2/255 and JPEG 85.
+    """
+    sigma, noise, quality = {"heavy": (2.0, 12, 50), "light": (0.0, 2, 85)}[level]
+    if sigma:
+        original = filter_image(original, gaussian_kernel(13, sigma, sigma))
+    small = resize_bicubic(original, original.shape[2] // SCALE, original.shape[3] // SCALE)
+    generator = torch.Generator().manual_seed(seed)
+    noisy = small + noise / 255 * torch.randn(small.shape, generator=generator)
+    return jpeg_compress(noisy, quality)
+
+
+def build_cases(teacher: nn.Module) -> list[Case]:
+    """Return all pictures at all levels."""
+    cases = []
+    for number, name in enumerate(PICTURES):
+        pixels = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else None
+        pixels = getattr(skimage.data, name)() if pixels is None else pixels
+        original = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+        factor = min(1.0, LONGEST_SIDE / max(original.shape[2:]))
+        height, width = (int(factor * side) // 16 * 16 for side in original.shape[2:])
+        original = resize_bicubic(original, height, width).clamp(0, 1)
+        for level in LEVELS:
+            lq = degrade_at(original, level, SEED + number)
+            restored = restore_by_teacher(teacher, lq)
+            cases.append(Case(f"{name} {level}", level, original, lq, restored))
+    return cases
+
+
+def load_cases(path: Path) -> list[Case]:
+    """Return the cases that `save_cases` wrote."""
+    return [Case(**fields) for fields in torch.load(path, weights_only=True)]
+
+
+def save_cases(path: Path, cases: list[Case]) -> None:
+    """Write the cases, so that the teacher is asked once only."""
+    torch.save([vars(case) for case in cases], path)
+
+
+def gradient_energy(image: Tensor) -> Tensor:
+    """Return the mean squared difference of neighbouring pixels."""
+    across = (image[..., 1:] - image[..., :-1]).square().mean()
+    return across + (image[..., 1:, :] - image[..., :-1, :]).square().mean()
+
+
+def restore_all(network: nn.Module, cases: list[Case]) -> list[Tensor]:
+    """Return every case restored by the published chain with fixed noise."""
+    restored = []
+    for case in cases:
+        generator = torch.Generator().manual_seed(SEED)
+        restored.append(restore(network, case.lq, generator))
+    return restored
+
+
+def enlarge_all(cases: list[Case]) -> list[Tensor]:
+    """Return every case enlarged bicubically."""
+    return [enlarge_bicubic(case.lq, SCALE).clamp(0, 1) for case in cases]
+
+
+def measure(cases: list[Case], restored: list[Tensor], distance: nn.Module) -> dict[str, float]:
+    """Return the mean figures of each level, named `<level>_<figure>`.
+
+    `psnr`, `ssim` and `feature` are against the original, `teacher_psnr` and `teacher_ssim` against
+    the teacher's picture, `energy` is the gradient energy over that of the teacher's picture.
+    """
+    figures = {}
+    for level in LEVELS:
+        rows = []
+        for case, image in zip(cases, restored, strict=True):
+            if case.level != level:
+                continue
+            with torch.no_grad():
+                feature = distance(image, case.original)
+            rows.append(
+                {
+                    "psnr": psnr(image, case.original).item(),
+                    "ssim": ssim(image, case.original).item(),
+                    "feature": feature.item(),
+                    "teacher_psnr": psnr(image, case.teacher).clamp(max=99).item(),
+                    "teacher_ssim": ssim(image, case.teacher).item(),
+                    "energy": (gradient_energy(image) / gradient_energy(case.teacher)).item(),
+                }
+            )
+        for key in rows[0]:
+            figures[f"{level}_{key}"] = float(np.mean([row[key] for row in rows]))
+    return figures
+
+
+def write_references(path: Path, cases: list[Case], distance: nn.Module) -> None:
+    """Write the figures of bicubic enlargement and of the teacher."""
+    pictures = {"bicubic": enlarge_all(cases), "teacher": [case.teacher for case in cases]}
+    lines = []
+    for name, images in pictures.items():
+        figures = measure(cases, images, distance)
+        lines.append(name + "," + ",".join(f"{key}={value:.4f}" for key, value in figures.items()))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def score(figures: dict[str, float]) -> float:
+    """Return what the best network is chosen by; higher is better."""
+    return sum(
+        figures[f"{level}_teacher_ssim"]
+        + figures[f"{level}_ssim"]
+        - 0.05 * figures[f"{level}_feature"]
+        for level in LEVELS
+    )
+
+
+def save_sheet(path: Path, cases: list[Case], restored: list[Tensor]) -> None:
+    """Write a PNG with a row per case: bicubic, restored, teacher, original."""
+    rows = []
+    for case, image, enlarged in zip(cases, restored, enlarge_all(cases), strict=True):
+        row = torch.cat([enlarged, image, case.teacher, case.original], dim=3)
+        rows.append(F.pad(row, (0, 4 * LONGEST_SIDE - row.shape[3])))
+    sheet = torch.cat(rows, dim=2)[0].clamp(0, 1)
+    pixels = (sheet * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(path)
