@@ -198,7 +198,8 @@ def _scores_bytes(tokens: int, size: int, device: torch.device) -> float:
     if management.xformers_enabled_vae() or management.pytorch_attention_enabled_vae():
         return 0
     scores = tokens * tokens * size
-    shortage = scores * (3 if size == 2 else 2.5) / max(1, management.get_free_memory(device))
+    free: Any = management.get_free_memory(device)
+    shortage = scores * (3 if size == 2 else 2.5) / max(1, free)
     slices = 2 ** max(0, math.ceil(math.log2(shortage))) if shortage else 1
     return 2 * scores / min(slices, 128)
 

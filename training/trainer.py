@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..samplers.chain import forward_sample, posterior_step, prior_sample
 from .loss import LossWeights, RestorationLoss
+from .muon import Muon, split_parameters
 from .network import (
     SCHEDULE,
     build_network,
@@ -33,10 +34,11 @@ class TrainSettings:
 
     Attributes:
         minutes: Length of the whole training, all runs together; the learning rate falls with it.
-        learning_rate: Highest learning rate.
+        matrix_rate: Highest learning rate of Muon, for the inner layers' weights.
+        other_rate: Highest learning rate of AdamW, for all the rest.
         warmup_steps: Steps of linear growth to it.
-        final_rate: Learning rate at the end over the highest.
-        weight_decay: AdamW's weight decay.
+        final_rate: Learning rates at the end over the highest.
+        weight_decay: Weight decay.
         clip: Largest norm of the gradient.
         ema: Decay of the averaged weights once they have ramped up.
         shapes: Height and width of low-quality crops, crops a step, and how often they are drawn.
@@ -49,8 +51,9 @@ class TrainSettings:
     """
 
     minutes: float = 95.0
-    learning_rate: float = 5e-4
-    warmup_steps: int = 60
+    matrix_rate: float = 3e-3
+    other_rate: float = 1e-3
+    warmup_steps: int = 30
     final_rate: float = 0.01
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -100,13 +103,13 @@ class Trainer:
         self.network = build_network()
         self.average = build_network().requires_grad_(False)
         self.average.load_state_dict(self.network.state_dict())
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=0.0,
-            betas=(0.9, 0.99),
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        matrices, rest = split_parameters(self.network)
+        decay = settings.weight_decay
+        adam = torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=decay)
+        self.optimizers = [
+            (Muon(matrices, lr=0.0, weight_decay=decay), settings.matrix_rate),
+            (adam, settings.other_rate),
+        ]
         self.loss = RestorationLoss(settings.loss)
         self.eta = SCHEDULE.eta().float()
         self.waiting: dict[tuple[int, int], Batch] = {}
@@ -127,7 +130,7 @@ class Trainer:
         state = {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
@@ -141,7 +144,8 @@ class Trainer:
         state = torch.load(self.state_path, weights_only=True)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for (optimizer, _), values in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
 
     def start_from(self, path: Path) -> None:
@@ -180,17 +184,19 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """Train on one batch; return the parts of the loss."""
         generator = torch.Generator().manual_seed(self.settings.seed * 10_000_019 + self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+        for optimizer, rate in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * self.rate_share()
         batch = self.draw_batch(generator)
         with torch.autocast("cpu", torch.bfloat16):
             x_0 = predict(self.forward, batch.x, batch.y, batch.lq, batch.index, self.eta)
-            loss, parts = self.loss(x_0, batch.target)
-        self.optimizer.zero_grad(set_to_none=True)
+            loss, parts = self.loss(x_0, batch.target, batch.y)
+        self.network.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
         if torch.isfinite(norm):
-            self.optimizer.step()
+            for optimizer, _ in self.optimizers:
+                optimizer.step()
         self._continue_chains(batch, x_0.detach().float(), generator)
         self.step += 1
         self._update_average()
@@ -213,13 +219,13 @@ class Trainer:
         averaged, current = list(self.average.parameters()), list(self.network.parameters())
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
-    def learning_rate(self) -> float:
-        """Return the learning rate of this moment: linear growth, then a cosine over time."""
+    def rate_share(self) -> float:
+        """Return the share of the highest learning rates: linear growth, then a cosine over time."""
         progress = min(1.0, self.seconds / (60 * self.settings.minutes))
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
         decayed = self.settings.final_rate + (1 - self.settings.final_rate) * cosine
         warmup = min(1.0, (self.step + 1) / self.settings.warmup_steps)
-        return self.settings.learning_rate * warmup * decayed
+        return warmup * decayed
 
     # The run
 
@@ -235,7 +241,7 @@ class Trainer:
                 values = " ".join(f"{name} {value:.4f}" for name, value in parts.items())
                 print(
                     f"step {self.step} {self.seconds / 60:.1f} min {took:.2f} s "
-                    f"lr {self.learning_rate():.1e} {values}",
+                    f"rate {self.rate_share():.3f} {values}",
                     flush=True,
                 )
             if self.step % self.settings.validate_every == 0 or self.step == 100:

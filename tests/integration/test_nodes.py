@@ -152,8 +152,9 @@ BAD_INPUTS = {
 
 @pytest.mark.parametrize("case", BAD_INPUTS)
 def test_wrong_use_says_what_to_do(comfy: InProcessComfy, case: str):
-    from pack.tests.support.tiny import random_unet_weights, random_vq_weights
     from safetensors.torch import save_file
+
+    from pack.tests.support.tiny import random_unet_weights, random_vq_weights
 
     models = comfy.base / "models" / "diffusion_models"
     save_file(random_vq_weights(), models / "not_a_model.safetensors")
@@ -170,7 +171,7 @@ def test_the_resshift_sampler_refuses_another_kind_of_model(comfy: InProcessComf
     (model,) = comfy.call("ResShiftLoader", "bundled: photo x4", "auto", "fp32")
     stranger = model.clone()
     stranger.model = torch.nn.Identity()
-    with pytest.raises(ValueError, match="^Residual Shift Sampler: .*Load ResShift Model"):
+    with pytest.raises(ValueError, match=r"^Residual Shift Sampler: .*Load ResShift Model"):
         comfy.call("ResidualShiftSampler", stranger, [], {}, 0, 0, 1.0, "different per image")
 
 

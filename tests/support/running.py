@@ -10,8 +10,9 @@ from typing import Any
 
 import execution
 import folder_paths
-import nodes
 import torch
+
+import nodes
 
 PACK_ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,0 +1,77 @@
+"""Muon: momentum whose update is made orthogonal, for weights that are matrices.
+
+Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the scale of
+the update follows Liu et al. 2025 (arXiv 2502.16982), section 2.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+# Coefficients of the quintic Newton-Schulz iteration that pushes singular values towards 1.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """Updates weights of two and more dimensions, convolutions as matrices of their filters.
+
+    Args:
+        parameters: The weights.
+        lr: Learning rate; the update's elements have a spread of about 0.2 times it.
+        momentum: Decay of the averaged gradient.
+        weight_decay: Share of a weight that a step at learning rate 1 takes away.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.01,
+    ):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override] - no closure is used here
+        """Take one step."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["average"] = torch.zeros_like(weight)
+                average = state["average"].lerp_(weight.grad, 1 - group["momentum"])
+                update = orthogonalise(weight.grad.lerp(average, group["momentum"]).flatten(1))
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                scale = 0.2 * max(update.shape) ** 0.5
+                weight.add_(update.view_as(weight), alpha=-group["lr"] * scale)
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """Return the nearest matrix with singular values about 1, `(M, N)` float32."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrix.bfloat16()
+    is_tall = x.shape[0] > x.shape[1]
+    if is_tall:
+        x = x.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.T if is_tall else x).float()
+
+
+def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the weights for Muon, and the rest: first and last layer, norms, biases, tables."""
+    matrices, rest = [], []
+    for name, parameter in network.named_parameters():
+        is_inner = not name.startswith(("input_blocks.0.", "out."))
+        is_matrix = parameter.ndim >= 2 and not name.endswith("relative_position_bias_table")
+        (matrices if is_inner and is_matrix else rest).append(parameter)
+    return matrices, rest
