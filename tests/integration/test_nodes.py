@@ -181,3 +181,12 @@ def test_a_plain_text_conditioning_is_refused(comfy: InProcessComfy):
     text = [[torch.zeros(1, 77, 1024), {}]]
     with pytest.raises(ValueError, match="Connect positive and negative of the node"):
         comfy.call("ResidualShiftSampler", model, text, latent, 0, 0, 1.0, "different per image")
+
+
+def test_every_node_has_a_help_page(comfy: InProcessComfy):
+    from pack.tests.support.running import pack_module
+
+    for node in pack_module("nodes").NODES:
+        schema = node.GET_SCHEMA()
+        page = (PACK_ROOT / "web" / "docs" / f"{schema.node_id}.md").read_text("utf-8")
+        assert page.startswith(f"# {schema.display_name}\n")
