@@ -77,6 +77,23 @@ def test_every_node_is_in_a_shipped_workflow_or_run_here():
     assert registered <= shipped | here
 
 
+def test_own_deblurring_weights_keep_the_size(comfy: InProcessComfy):
+    (model,) = comfy.call("ResShiftLoader", "own_deblurring.pth", "deblurring, 4 steps", "fp32")
+    (vae,) = comfy.call("ResShiftVAELoader", "autoencoder_vq_f4.pth")
+    image = torch.rand(2, 40, 56, 3, generator=torch.Generator().manual_seed(2))
+    (restored,) = comfy.call(
+        "ResShiftRestoreImage", model, vae, image, 0, 0, 1.0, "none", "different per image"
+    )
+    assert restored.shape == image.shape
+
+
+def test_sinsr_takes_one_step(comfy: InProcessComfy):
+    (model,) = comfy.call("ResShiftLoader", "SinSR_v2.pth", "auto", "fp32")
+    (sigmas,) = comfy.call("ResidualShiftScheduler", model, 0, "even")
+    assert len(sigmas) == 2
+    assert sigmas[0].item() == pytest.approx(99.4975, abs=1e-3)
+
+
 def test_own_schedules_and_colour_fix_run_in_a_graph(comfy: InProcessComfy):
     prompt = api_prompt("resshift_x4_released")
     prompt["20"] = {

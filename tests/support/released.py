@@ -24,6 +24,8 @@ _RELEASED_UNETS = {
         _RELEASED_UNET, condition_stages=2, cond_mask=True
     ),
     "resshift_faceir_s4.pth": replace(_RELEASED_UNET, latent_channels=8, condition_stages=3),
+    "SinSR_v2.pth": _RELEASED_UNET,
+    "own_deblurring.pth": replace(_RELEASED_UNET, condition_stages=2),
 }
 _RELEASED_VQS = {
     "autoencoder_vq_f4.pth": TINY_VQ,
