@@ -189,10 +189,11 @@ def fit_preview(model: ResShiftModel, latent: Tensor, image: Tensor) -> None:
     latent_format = model.latent_format
     if _is_folded(latent_format.latent_channels, latent_format.spacial_downscale_ratio):
         return
+    latent, image = latent.float().cpu(), image.float().cpu()
     colors = F.interpolate(image, size=latent.shape[-2:], mode="area")
-    samples = latent.float().movedim(1, -1).flatten(0, 2)
+    samples = latent.movedim(1, -1).flatten(0, 2)
     samples = torch.cat([samples, samples.new_ones(len(samples), 1)], dim=1)
-    targets = colors.float().movedim(1, -1).flatten(0, 2)
+    targets = colors.movedim(1, -1).flatten(0, 2)
     # A little damping keeps the fit finite for flat pictures.
     gram = samples.T @ samples + 1e-3 * len(samples) * torch.eye(samples.shape[1])
     factors = torch.linalg.solve(gram, samples.T @ targets)
