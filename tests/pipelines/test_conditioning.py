@@ -92,7 +92,8 @@ def test_a_batch_is_prepared_picture_by_picture(sr):
     inputs = prepare_resshift(*sr, images)
     for k in range(3):
         alone = prepare_resshift(*sr, images[k : k + 1])
-        assert_close(inputs.latent["samples"][k : k + 1], alone.latent["samples"], 1e-5)
+        # Convolutions sum in another order for another batch; latents reach 1.8.
+        assert_close(inputs.latent["samples"][k : k + 1], alone.latent["samples"], 5e-5)
 
 
 def test_the_hole_is_blanked_and_the_mask_padded_with_the_image(inpaint):
