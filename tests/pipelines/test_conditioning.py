@@ -11,7 +11,6 @@ from pack.images.padding import reflect_pad_to
 from pack.images.resize import enlarge_bicubic
 from pack.pipelines.conditioning import prepare_resshift, resshift_model
 from pack.tests.support.golden import assert_close
-from pack.tests.support.objects import folded_pair, inpaint_pair, tiny_pair
 from pack.tests.support.tiny import picture
 
 pytestmark = pytest.mark.comfy
@@ -21,24 +20,6 @@ pytestmark = pytest.mark.comfy
 def _as_comfyui_runs():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def sr(tmp_path_factory):
-    with torch.inference_mode():
-        return tiny_pair(tmp_path_factory.mktemp("sr"))
-
-
-@pytest.fixture(scope="module")
-def folded(tmp_path_factory):
-    with torch.inference_mode():
-        return folded_pair(tmp_path_factory.mktemp("folded"))
-
-
-@pytest.fixture(scope="module")
-def inpaint(tmp_path_factory):
-    with torch.inference_mode():
-        return inpaint_pair(tmp_path_factory.mktemp("inpaint"))
 
 
 def test_the_image_is_padded_enlarged_and_encoded_and_goes_along(sr):

@@ -9,7 +9,6 @@ from pack.pipelines.finish import finish_restoration
 from pack.pipelines.restore import restore_with_resshift
 from pack.pipelines.sampling import sample_resshift
 from pack.tests.support.golden import assert_close
-from pack.tests.support.objects import folded_pair, inpaint_pair, tiny_pair
 from pack.tests.support.tiny import picture
 
 pytestmark = pytest.mark.comfy
@@ -19,24 +18,6 @@ pytestmark = pytest.mark.comfy
 def _as_comfyui_runs():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def sr(tmp_path_factory):
-    with torch.inference_mode():
-        return tiny_pair(tmp_path_factory.mktemp("sr"))
-
-
-@pytest.fixture(scope="module")
-def folded(tmp_path_factory):
-    with torch.inference_mode():
-        return folded_pair(tmp_path_factory.mktemp("folded"))
-
-
-@pytest.fixture(scope="module")
-def inpaint(tmp_path_factory):
-    with torch.inference_mode():
-        return inpaint_pair(tmp_path_factory.mktemp("inpaint"))
 
 
 @pytest.mark.parametrize("color_fix", ["none", "wavelet"])

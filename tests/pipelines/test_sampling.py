@@ -38,12 +38,6 @@ def _as_comfyui_runs():
 
 
 @pytest.fixture(scope="module")
-def sr(tmp_path_factory):
-    with torch.inference_mode():
-        return tiny_pair(tmp_path_factory.mktemp("sr"))
-
-
-@pytest.fixture(scope="module")
 def inputs(sr) -> ResShiftInputs:
     with torch.inference_mode():
         return prepare_resshift(*sr, picture(8, 16))
