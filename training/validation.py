@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,11 +145,16 @@ def write_references(path: Path, cases: list[Case], distance: nn.Module) -> None
 
 
 def score(figures: dict[str, float]) -> float:
-    """Return what the best network is chosen by; higher is better."""
+    """Return what the best network is chosen by; higher is better.
+
+    Similarity to the original and to the teacher, less a part of the feature distance and of the
+    logarithm of the gradient energy over the teacher's.
+    """
     return sum(
         figures[f"{level}_teacher_ssim"]
         + figures[f"{level}_ssim"]
-        - 0.05 * figures[f"{level}_feature"]
+        - 0.1 * figures[f"{level}_feature"]
+        - 0.1 * abs(math.log(figures[f"{level}_energy"]))
         for level in LEVELS
     )
 
