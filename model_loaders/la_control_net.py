@@ -100,6 +100,12 @@ def is_la_control_net(control_net: Any) -> bool:
     )
 
 
+def text_width(control_net: Any) -> int:
+    """Return how many values a token's embedding has for a LAControlNet."""
+    layers = control_net.control_model.named_modules()
+    return next(layer.in_features for name, layer in layers if name.endswith("attn2.to_k"))
+
+
 def split_first_convolution(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights with the first convolution split into ComfyUI's input and hint blocks.
 

@@ -1,0 +1,200 @@
+"""From an image to the conditioning and the start latent of DiffBIR's second stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import comfy.latent_formats
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..images.conversion import image_to_planes, planes_to_image
+from ..images.padding import multiple_above
+from ..model_loaders.la_control_net import is_la_control_net, text_width
+from ..samplers.discrete import TRAINING_STEPS, alphas_cumprod
+from .noise import SEED_COUNT, BatchNoise, draw_noise, picture_generators
+
+CONDITION_KEY = "diffbir_condition"
+SIZE_MULTIPLE_PX = 64
+LATENT_RATIO = 8
+LATENT_CHANNELS = 4
+
+Start = Literal["noise", "condition"]
+STARTS: tuple[str, ...] = get_args(Start)
+
+# Added to the seed of the noise augmentation, whose stream would otherwise begin with the very
+# noise that a sampler of the same seed starts from, and go on with that of its first step.
+NOISE_AUG_STREAM = int.from_bytes(b"noiseaug", "big")
+
+
+@dataclass(frozen=True)
+class DiffBIRInputs:
+    """What a run of DiffBIR's second stage starts from.
+
+    Attributes:
+        positive: ComfyUI conditioning with the control and, under `diffbir_condition`, the
+            condition latent in the VAE's scale without noise augmentation.
+        negative: The same for the negative prompt.
+        latent: ComfyUI latent to start from.
+        width: Width of the result without padding.
+        height: Height of the result without padding.
+    """
+
+    positive: list
+    negative: list
+    latent: dict[str, Any]
+    width: int
+    height: int
+
+
+def prepare_diffbir(
+    positive: list,
+    negative: list,
+    control_net: Any,
+    vae: Any,
+    image: Tensor,
+    *,
+    strength: float = 1.0,
+    start_percent: float = 0.0,
+    end_percent: float = 1.0,
+    noise_aug: int = 0,
+    zero_snr: bool = False,
+    start: Start = "noise",
+    seed: int = 0,
+    batch_noise: BatchNoise = "different per image",
+) -> DiffBIRInputs:
+    """Return conditioning and start latent for restoring an image.
+
+    The image is padded with black on the right and at the bottom to multiples of 64 and encoded
+    once; a copy of the control net holds the latent, so nothing is encoded while sampling.
+
+    Args:
+        positive: CONDITIONING of SD 2.1's text encoder; controls that it holds stay in the chain.
+        negative: The same for the negative prompt.
+        control_net: A LAControlNet.
+        vae: SD's VAE.
+        image: `(B, H, W, C)` IMAGE, the result of stage 1; may leave [0, 1]; alpha is left out.
+        strength: Factor of all control tensors; 0 leaves the control out.
+        start_percent: Where in the run the control begins, 0 to 1.
+        end_percent: Where it ends.
+        noise_aug: Training timestep whose noise is added to the condition that the control net
+            sees, 0 for none.
+        zero_snr: Whether that timestep is one of the schedule with zero terminal SNR (v2.1).
+        start: Whether the start latent is empty or the condition without added noise.
+        seed: Seed of the added noise; its stream is another than the sampler's of the same seed.
+        batch_noise: Whether picture k takes `seed + k` or every picture `seed`.
+    Raises:
+        ValueError: If an input does not fit; the message says which and what to do.
+
+    Source: Lin et al. 2024 (arXiv 2308.15070), "Generation Module".
+    """
+    _check_control_net(control_net)
+    _check_text(control_net, positive, negative)
+    _check_vae(vae)
+    if start not in STARTS:
+        raise ValueError(f"'start' is one of {', '.join(STARTS)}, not '{start}'.")
+    if not 0 <= noise_aug < TRAINING_STEPS:
+        raise ValueError(f"'noise_aug' is {noise_aug}; give 0 to {TRAINING_STEPS - 1}.")
+    planes, _ = image_to_planes(image)
+    height, width = planes.shape[-2:]
+    padded = F.pad(
+        planes,
+        (
+            0,
+            multiple_above(width, SIZE_MULTIPLE_PX) - width,
+            0,
+            multiple_above(height, SIZE_MULTIPLE_PX) - height,
+        ),
+    )
+    condition = vae.encode(planes_to_image(padded)).float()
+    hint = comfy.latent_formats.SD15().process_in(condition)
+    if noise_aug > 0:
+        generators = picture_generators(
+            (seed + NOISE_AUG_STREAM) % SEED_COUNT, len(hint), batch_noise
+        )
+        kept = alphas_cumprod(zero_snr=zero_snr)[noise_aug].item()
+        hint = kept**0.5 * hint + (1 - kept) ** 0.5 * draw_noise(generators, hint)
+
+    controlled = _with_control(
+        (positive, negative), control_net, condition, hint, strength, (start_percent, end_percent)
+    )
+    return DiffBIRInputs(
+        positive=controlled[0],
+        negative=controlled[1],
+        latent={
+            "samples": condition if start == "condition" else torch.zeros_like(condition),
+            "downscale_ratio_spacial": LATENT_RATIO,
+        },
+        width=width,
+        height=height,
+    )
+
+
+def _with_control(
+    conditionings: tuple[list, ...],
+    control_net: Any,
+    condition: Tensor,
+    hint: Tensor,
+    strength: float,
+    percents: tuple[float, float],
+) -> list[list]:
+    # One object for each control that is there already: ComfyUI samples what shares it in one batch.
+    by_previous: dict[Any, Any] = {}
+
+    def after(previous: Any) -> Any:
+        if previous not in by_previous:
+            control = control_net.copy()
+            # Without these two ComfyUI takes the hint for the latent that it is.
+            control.vae = None
+            control.latent_format = None
+            control.set_cond_hint(hint, strength, percents)
+            control.set_previous_controlnet(previous)
+            by_previous[previous] = control
+        return by_previous[previous]
+
+    controlled = []
+    for conditioning in conditionings:
+        entries = []
+        for embedding, values in conditioning:
+            added: dict[str, Any] = {CONDITION_KEY: condition}
+            if strength != 0:
+                added["control"] = after(values.get("control"))
+                added["control_apply_to_uncond"] = False
+            entries.append([embedding, {**values, **added}])
+        controlled.append(entries)
+    return controlled
+
+
+def _check_control_net(control_net: Any) -> None:
+    if not is_la_control_net(control_net):
+        raise ValueError(
+            f"the control network connected to 'control_net' ({type(control_net).__name__}) is not"
+            " a LAControlNet of DiffBIR. Load one with 'Load LAControlNet (DiffBIR)'; ordinary"
+            " ControlNets go into 'Apply ControlNet'."
+        )
+
+
+def _check_text(control_net: Any, *conditionings: list) -> None:
+    expected = text_width(control_net)
+    for embedding, _ in (entry for conditioning in conditionings for entry in conditioning):
+        if embedding is not None and embedding.shape[-1] != expected:
+            raise ValueError(
+                f"the text embeddings have {embedding.shape[-1]} values for each token, and this"
+                f" control network takes {expected}. Encode the prompts with the CLIP of SD 2.1."
+            )
+
+
+def _check_vae(vae: Any) -> None:
+    if vae is None:
+        raise ValueError(
+            "nothing came through 'vae': the checkpoint holds none. Load SD's VAE with 'Load VAE'."
+        )
+    found = vae.latent_dim, vae.latent_channels, vae.spacial_compression_encode()
+    if found != (2, LATENT_CHANNELS, LATENT_RATIO):
+        raise ValueError(
+            f"the VAE connected to 'vae' makes latents of {vae.latent_channels} channels that are"
+            f" not SD's, which have {LATENT_CHANNELS} channels at 1/{LATENT_RATIO} of the size."
+            " Connect the VAE of SD 2.1's checkpoint."
+        )
