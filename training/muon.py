@@ -40,31 +40,49 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override] - no closure is used here
         """Take one step."""
         for group in self.param_groups:
+            # Many small matrix products cost their start; equal matrices go through as one batch.
+            by_shape: dict[tuple[int, ...], list[nn.Parameter]] = {}
             for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["average"] = torch.zeros_like(weight)
-                average = state["average"].lerp_(weight.grad, 1 - group["momentum"])
-                update = orthogonalise(weight.grad.lerp(average, group["momentum"]).flatten(1))
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                scale = 0.2 * max(update.shape) ** 0.5
-                weight.add_(update.view_as(weight), alpha=-group["lr"] * scale)
+                if weight.grad is not None:
+                    by_shape.setdefault(weight.flatten(1).shape, []).append(weight)
+            for weights in by_shape.values():
+                self._step_alike(weights, group)
+
+    def _step_alike(self, weights: list[nn.Parameter], group: dict) -> None:
+        momentum = group["momentum"]
+        wanted = []
+        for weight in weights:
+            state = self.state[weight]
+            if not state:
+                state["average"] = torch.zeros_like(weight)
+            average = state["average"].lerp_(weight.grad, 1 - momentum)
+            wanted.append(weight.grad.lerp(average, momentum).flatten(1))
+        updates = orthogonalise(torch.stack(wanted))
+        rate = 0.2 * max(updates.shape[1:]) ** 0.5 * group["lr"]
+        for weight, update in zip(weights, updates, strict=True):
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weight.add_(update.view_as(weight), alpha=-rate)
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """Return the nearest matrix with singular values about 1, `(M, N)` float32."""
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Return the nearest matrices with singular values about 1.
+
+    Args:
+        matrices: `(K, M, N)`; computed in bfloat16.
+    Returns:
+        `(K, M, N)` float32.
+    """
     a, b, c = NEWTON_SCHULZ
-    x = matrix.bfloat16()
-    is_tall = x.shape[0] > x.shape[1]
+    x = matrices.bfloat16()
+    is_tall = x.shape[1] > x.shape[2]
     if is_tall:
-        x = x.T
-    x = x / (x.norm() + 1e-7)
+        x = x.mT
+    x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if is_tall else x).float()
+        gram = torch.bmm(x, x.mT)
+        step = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, step, x, beta=a)
+    return (x.mT if is_tall else x).float().contiguous()
 
 
 def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

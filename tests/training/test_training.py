@@ -182,14 +182,40 @@ def test_the_learning_rate_falls_from_its_peak_to_its_end_with_the_clock(trainer
     assert run.rate_share() == pytest.approx(run.settings.final_rate)
 
 
-@pytest.mark.parametrize("shape", [(16, 48), (48, 16), (32, 32)])
+@pytest.mark.parametrize("shape", [(3, 16, 48), (3, 48, 16), (1, 32, 32)])
 def test_the_update_of_a_matrix_has_singular_values_about_one(shape):
     from pack.training.muon import orthogonalise
 
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonalise(matrix))
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    matrices *= torch.logspace(-3, 3, len(matrices)).view(-1, 1, 1)  # none hides behind another
+    values = torch.linalg.svdvals(orthogonalise(matrices))
     assert values.min() > 0.5
     assert values.max() < 1.3
+
+
+def test_weights_of_one_shape_are_updated_as_if_each_were_alone():
+    from pack.training.muon import Muon
+
+    def stepped(weights: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+        optimizer = Muon(weights, lr=0.1)
+        optimizer.step()
+        return [weight.detach() for weight in weights]
+
+    def parameters() -> list[torch.nn.Parameter]:
+        generator = torch.Generator().manual_seed(0)
+        made = []
+        for shape in ((8, 4, 3, 3), (8, 36), (8, 4, 3, 3), (36, 8)):
+            weight = torch.nn.Parameter(torch.randn(shape, generator=generator))
+            weight.grad = torch.randn(shape, generator=generator)
+            made.append(weight)
+        return made
+
+    together = stepped(parameters())
+    for weight, alone in zip(together, parameters(), strict=True):
+        before = alone.detach().clone()
+        (expected,) = stepped([alone])
+        assert not torch.equal(weight, before)
+        assert torch.allclose(weight, expected, atol=1e-2)
 
 
 @pytest.mark.comfy
