@@ -191,11 +191,12 @@ class RestorationVAE(comfy.sd.VAE):
 def _scores_bytes(tokens: int, size: int, device: torch.device) -> float:
     """Return the bytes of scores that ComfyUI's attention of VAEs holds at once.
 
-    Fused kernels hold none. The split attention holds them before and after the softmax, in as
-    many slices as the free memory asks for.
+    Fused kernels hold none, and on CPUs this pack takes the fused one. The split attention holds
+    them before and after the softmax, in as many slices as the free memory asks for.
     """
     management = comfy.model_management
-    if management.xformers_enabled_vae() or management.pytorch_attention_enabled_vae():
+    fused = management.xformers_enabled_vae() or management.pytorch_attention_enabled_vae()
+    if fused or management.is_device_cpu(device):
         return 0
     scores = tokens * tokens * size
     free: Any = management.get_free_memory(device)

@@ -5,12 +5,13 @@ Source: Esser et al. 2021 (arXiv 2012.09841); Rombach et al. 2022 (arXiv 2112.10
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.ops
 import torch
-from comfy.ldm.modules.diffusionmodules.model import Decoder, Encoder
+from comfy.ldm.modules.diffusionmodules.model import Decoder, Encoder, pytorch_attention
 from torch import Tensor, nn
 
 # Distances held at once while codes are searched, 64 MiB in float32.
@@ -108,6 +109,9 @@ class VQAutoencoder(nn.Module):
         }
         self.encoder = Encoder(**sizes)
         self.decoder = Decoder(**sizes)
+        for half in (self.encoder, self.decoder):
+            attention = half.get_submodule("mid.attn_1")
+            attention.optimized_attention = _fused_on_cpus(attention.optimized_attention)
         for level, blocks in enumerate(config.num_res_blocks):
             _keep_blocks(self.encoder.get_submodule(f"down.{level}.block"), blocks)
             _keep_blocks(self.decoder.get_submodule(f"up.{level}.block"), blocks + 1)
@@ -132,6 +136,18 @@ class VQAutoencoder(nn.Module):
     def decode_unquantised(self, latent: Tensor) -> Tensor:
         """Return the image of the latent itself."""
         return self.decoder(self.post_quant_conv(latent))
+
+
+def _fused_on_cpus(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return ComfyUI's attention for this device, but on CPUs the fused one.
+
+    There ComfyUI's choice holds the scores of every pair of positions, 8 GiB for 1024 pixels.
+    """
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (pytorch_attention if q.device.type == "cpu" else attention)(q, k, v)
+
+    return attend
 
 
 def _keep_blocks(level: nn.Module, count: int) -> None:
