@@ -1,9 +1,9 @@
 """Small random stand-ins for DiffBIR's released files, under their names and with their key names.
 
-The UNet and the control branch keep SD 2.1's width and text context, by which ComfyUI tells the
+`write_diffbir_files`: the UNet and the control branch keep SD 2.1's width and text context, by which ComfyUI tells the
 kind of model, but have three levels of one block; the autoencoder is TAESD's, a real VAE to ComfyUI
 that is quick on a CPU; the text encoder has its full size. The large tensors of a pickled file share one
-storage, so that it stays small.
+storage, so that it stays small. `write_full_size_files`: everything has its released size.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel
 import comfy.ops
 import comfy.taesd.taesd
 import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
 from safetensors.torch import save_file
+from spandrel.architectures.SwinIR import SwinIR
 from torch import Tensor
 
 LEVELS = 3
@@ -23,22 +25,31 @@ WIDTH = 320
 CONTEXT = 1024
 TEXT_LAYERS = 24
 TEXT_TOKENS = 49408
-UNET_CONFIG: dict[str, Any] = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": WIDTH,
+SMALL_UNET: dict[str, Any] = {
     "num_res_blocks": [1] * LEVELS,
     "channel_mult": [1] * LEVELS,
     "transformer_depth": [0, 0, 1],
     "transformer_depth_output": [0, 0, 0, 0, 1, 1],
-    "transformer_depth_middle": 1,
-    "context_dim": CONTEXT,
-    "use_linear_in_transformer": True,
-    "use_spatial_transformer": True,
-    "num_head_channels": 64,
-    "num_heads": -1,
-    "legacy": False,
+}
+FULL_UNET: dict[str, Any] = {
+    "num_res_blocks": [2] * 4,
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1] * 6 + [0] * 2,
+    "transformer_depth_output": [1] * 9 + [0] * 3,
+}
+# Of a residual block, a downsampler and the first block.
+LAST_CONVOLUTIONS = ("out_layers.3.weight", "op.weight", "weight")
+AUTOENCODER = {
+    "double_z": True,
+    "z_channels": 4,
+    "resolution": 256,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 128,
+    "ch_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "attn_resolutions": [],
+    "dropout": 0.0,
 }
 
 
@@ -46,13 +57,11 @@ def write_diffbir_files(models: Path) -> None:
     """Write the checkpoints and control branches that the shipped workflows name."""
     for folder in ("checkpoints", "controlnet"):
         (models / folder).mkdir(parents=True, exist_ok=True)
-    source = _Source(seed=5)
-    unet = _unet_shapes()
-    checkpoint = {f"model.diffusion_model.{key}": source(key, s) for key, s in unet.items()}
-    checkpoint |= {f"first_stage_model.{key}": t for key, t in _autoencoder().items()}
-    checkpoint |= {
-        f"cond_stage_model.model.{key}": source(key, shape) for key, shape in _text_shapes().items()
-    }
+    source = _Source(5, 2**23)
+    unet = _unet_shapes(SMALL_UNET)
+    checkpoint = _fill("model.diffusion_model.", unet, source)
+    checkpoint |= {f"first_stage_model.{key}": t for key, t in _small_autoencoder().items()}
+    checkpoint |= _fill("cond_stage_model.model.", _text_shapes(), source)
     control = {key: source(key, shape) for key, shape in control_shapes(unet).items()}
     whole = {key: tensor.contiguous().clone() for key, tensor in checkpoint.items()}
     save_file(whole, models / "checkpoints" / "v2-1_512-ema-pruned.safetensors")
@@ -60,6 +69,27 @@ def write_diffbir_files(models: Path) -> None:
     torch.save({"state_dict": checkpoint}, pickled)
     for name in ("v1_general.pth", "v1_face.pth", "v2.pth", "DiffBIR_v2.1.pt"):
         torch.save(control, models / "controlnet" / name)
+
+
+def write_full_size_files(models: Path) -> None:
+    """Write SD 2.1 base, LAControlNet v2 and SwinIR in fp16, at their full size, all random."""
+    for folder in ("checkpoints", "controlnet", "upscale_models"):
+        (models / folder).mkdir(parents=True, exist_ok=True)
+    source = _Source(7, 2**25)
+    unet = _unet_shapes(FULL_UNET)
+    checkpoint = _fill("model.diffusion_model.", unet, source)
+    checkpoint |= _fill("first_stage_model.", _autoencoder_shapes(), source)
+    checkpoint |= _fill("cond_stage_model.model.", _text_shapes(), source)
+    for folder, name, tensors in (
+        ("checkpoints", "v2-1_512-ema-pruned.safetensors", checkpoint),
+        ("controlnet", "v2.safetensors", _fill("", control_shapes(unet), source)),
+    ):
+        save_file({key: t.clone() for key, t in tensors.items()}, models / folder / name)
+        tensors = {
+            key: source(key, tuple(t.shape)) if t.is_floating_point() else t
+            for key, t in _swin_ir().items()
+        }
+    torch.save({"state_dict": tensors}, models / "upscale_models" / "general_swinir_v1.ckpt")
 
 
 def control_shapes(unet: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -72,20 +102,24 @@ def control_shapes(unet: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...
     first = shapes["input_blocks.0.0.weight"]
     shapes["input_blocks.0.0.weight"] = (first[0], 2 * first[1], *first[2:])
     blocks = 1 + max(int(key.split(".")[1]) for key in shapes if key.startswith("input_blocks."))
-    for name in [f"zero_convs.{k}.0" for k in range(blocks)] + ["middle_block_out.0"]:
-        shapes |= {f"{name}.weight": (WIDTH, WIDTH, 1, 1), f"{name}.bias": (WIDTH,)}
+    outputs = {f"zero_convs.{k}.0": f"input_blocks.{k}.0." for k in range(blocks)}
+    outputs["middle_block_out.0"] = "middle_block.2."
+    for name, block in outputs.items():
+        last = next(block + end for end in LAST_CONVOLUTIONS if block + end in shapes)
+        width = shapes[last][0]
+        shapes |= {f"{name}.weight": (width, width, 1, 1), f"{name}.bias": (width,)}
     return shapes
 
 
 class _Source:
     """Makes tensors that share one random storage; norms are the identity."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, count: int):
         generator = torch.Generator().manual_seed(seed)
-        self._values = (0.02 * torch.randn(2**23, generator=generator)).half()
+        self._values = (0.02 * torch.randn(count, generator=generator)).half()
 
     def __call__(self, key: str, shape: tuple[int, ...]) -> Tensor:
-        if len(shape) == 1:
+        if len(shape) < 2:
             return torch.full((1,), float(key.endswith("weight")), dtype=torch.half).expand(shape)
         if key == "token_embedding.weight":
             return self._values[: shape[1]].expand(shape)
@@ -94,9 +128,24 @@ class _Source:
         return self._values[start : start + count].view(shape)
 
 
-def _unet_shapes() -> dict[str, tuple[int, ...]]:
+def _fill(prefix: str, shapes: dict[str, tuple[int, ...]], source: _Source) -> dict[str, Tensor]:
+    return {prefix + key: source(key, shape) for key, shape in shapes.items()}
+
+
+def _unet_shapes(sizes: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     network = openaimodel.UNetModel(
-        **UNET_CONFIG,
+        **sizes,
+        image_size=32,
+        in_channels=4,
+        out_channels=4,
+        model_channels=WIDTH,
+        transformer_depth_middle=1,
+        context_dim=CONTEXT,
+        use_linear_in_transformer=True,
+        use_spatial_transformer=True,
+        num_head_channels=64,
+        num_heads=-1,
+        legacy=False,
         dtype=torch.float16,
         device=torch.device("meta"),
         operations=comfy.ops.disable_weight_init,
@@ -115,7 +164,9 @@ def _text_shapes() -> dict[str, tuple[int, ...]]:
     }
     for k in range(TEXT_LAYERS):
         block = f"transformer.resblocks.{k}."
-        shapes |= {block + f"ln_{n}.{part}": (width,) for n in (1, 2) for part in ("weight", "bias")}
+        shapes |= {
+            block + f"ln_{n}.{part}": (width,) for n in (1, 2) for part in ("weight", "bias")
+        }
         shapes |= {
             block + "attn.in_proj_weight": (3 * width, width),
             block + "attn.in_proj_bias": (3 * width,),
@@ -129,7 +180,31 @@ def _text_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _autoencoder() -> dict[str, Tensor]:
+def _swin_ir() -> dict[str, Tensor]:
+    network = SwinIR(
+        img_size=64,
+        embed_dim=180,
+        depths=[6] * 8,
+        num_heads=[6] * 8,
+        window_size=8,
+        mlp_ratio=2,
+        upsampler="nearest+conv",
+        upscale=8,
+        start_unshuffle=8,
+    )
+    return {
+        key.replace("conv_first.", "conv_first.1."): tensor
+        for key, tensor in network.state_dict().items()
+    }
+
+
+def _autoencoder_shapes() -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        network = AutoencoderKL(ddconfig=AUTOENCODER, embed_dim=4)
+    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+
+
+def _small_autoencoder() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(6)
     tensors = {}
     for key, tensor in comfy.taesd.taesd.TAESD(latent_channels=4).state_dict().items():
