@@ -1,0 +1,356 @@
+"""DiffBIR's second stage on ComfyUI's objects: sigmas, samplers, model patches, a whole run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import comfy.k_diffusion.sampling
+import comfy.model_sampling
+import comfy.sample
+import comfy.samplers
+import comfy.supported_models
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ..samplers.discrete import EDM_FIRST_SIGMA, edm_sigmas, spaced_sigmas
+from ..samplers.guidance import rescaled_cfg_scale
+from ..samplers.spaced import sample_spaced
+from .control import CONDITION_KEY
+from .diffbir_presets import DiffBIRPreset
+from .latent_guidance import LatentGuidance, patch_latent_guidance
+from .noise import BatchNoise, draw_noise, picture_generators, step_noise_sampler
+
+OFFICIAL = "official"
+SPACED = "spaced"
+LEAST_SPACED_STEPS = 2
+
+NO_GUIDANCE = LatentGuidance()
+
+Sampler = comfy.samplers.KSAMPLER
+
+
+class _NoiseSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+    """SD's schedule for a network that predicts the noise, as ComfyUI puts the two together."""
+
+
+class _VelocitySampling(
+    comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION
+):
+    """SD's schedule for a network that predicts the velocity."""
+
+
+def run_sampler(preset: DiffBIRPreset, sampler: str) -> str:
+    """Return the name of the sampler that a choice means, `spaced` or one of ComfyUI's."""
+    return preset.sampler if sampler == OFFICIAL else sampler
+
+
+def spaced_run_sigmas(model: Any, steps: int) -> Tensor:
+    """Return the SIGMAS of DiffBIR's spaced sampler on a MODEL.
+
+    Args:
+        model: A MODEL with a table of training timesteps, such as SD 2.1's.
+        steps: Network calls, 2 to the number of timesteps.
+    Raises:
+        ValueError: If `steps` is out of range.
+    """
+    if steps < LEAST_SPACED_STEPS:
+        raise ValueError(
+            f"the spaced sampler visits the first and the last timestep, so steps must be"
+            f" {LEAST_SPACED_STEPS} or more, not {steps}."
+        )
+    return spaced_sigmas(model.get_model_object("model_sampling").sigmas.cpu(), steps)
+
+
+def spaced_sampler(batch_noise: BatchNoise = "different per image", first: int = 0) -> Sampler:
+    """Return DiffBIR's spaced sampler as a SAMPLER, exact also at zero terminal SNR.
+
+    Args:
+        batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
+        first: Place of the first picture in the whole batch.
+    """
+    return Sampler(_sample_spaced, extra_options={"batch_noise": batch_noise, "first": first})
+
+
+def patch_dynamic_cfg(model: Any) -> Any:
+    """Return a clone of a MODEL whose cfg grows from about 1 at the start to cfg + 1 at the end.
+
+    It brings the negative prediction nearer to the positive one before classifier-free guidance is
+    computed, which has the same result: patches that replace that computation go on working, and
+    the difference of large states that it would take is not rounded.
+
+    Args:
+        model: Any MODEL whose network takes timesteps of 0 to 1000.
+
+    Source: the reference implementation of DiffBIR, `rescale_cfg`.
+    """
+    patched = model.clone()
+    patched.set_model_sampler_pre_cfg_function(_rescale_cfg)
+    return patched
+
+
+def sample_diffbir(
+    model: Any,
+    positive: list,
+    negative: list,
+    latent: dict[str, Any],
+    *,
+    preset: DiffBIRPreset,
+    seed: int,
+    steps: int = 0,
+    cfg: float = 0.0,
+    sampler: str = OFFICIAL,
+    scheduler: str = OFFICIAL,
+    guidance: LatentGuidance = NO_GUIDANCE,
+    guidance_target: dict[str, Any] | Tensor | None = None,
+    vae: Any = None,
+    batch_noise: BatchNoise = "different per image",
+    first: int = 0,
+    callback: Callable[[int, Tensor, Tensor, int], None] | None = None,
+) -> dict[str, Any]:
+    """Return the latent that DiffBIR's second stage makes.
+
+    Args:
+        model: An SD 2.x MODEL. An unpatched one gets the preset's prediction type and schedule,
+            for neither can be read from its weights.
+        positive: Conditioning with the control, as `prepare_diffbir` makes it.
+        negative: The same for the negative prompt.
+        latent: Where sampling starts: an empty latent is the official start from noise, another is
+            noised to the first sigma; a noise mask in it is honoured.
+        preset: Settings of the version that the weights belong to.
+        seed: Decides all noise.
+        steps: Network calls; 0 means the preset's.
+        cfg: Scale of classifier-free guidance; 0 means the preset's.
+        sampler: `official`, `spaced` or one of ComfyUI's.
+        scheduler: `official` or one of ComfyUI's. The official one goes with the sampler: the
+            spaced timesteps for `spaced`, those of the EDM samplers for every other.
+        guidance: Latent guidance, none by default.
+        guidance_target: LATENT or IMAGE it pulls to; None takes the condition that `positive` holds.
+        vae: The model's VAE; needed where `guidance_target` is an image.
+        batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
+        first: Place of the first picture in the whole batch.
+        callback: Called after each step; by default the node's progress bar and preview.
+    Raises:
+        ValueError: If the MODEL is not an SD 2.x model or an input does not fit it.
+
+    Source: Lin et al. 2023 (arXiv 2308.15070), DiffBIR, "Generation Module".
+    """
+    _check_sd2(model)
+    model = _with_schedule(model, preset)
+    if guidance.acts:
+        target = _condition(positive) if guidance_target is None else guidance_target
+        model = patch_latent_guidance(model, target, guidance, vae=vae)
+    sampler = run_sampler(preset, sampler)
+    sigmas = _run_sigmas(model, preset, steps or preset.steps, sampler, scheduler)
+    samples = comfy.sample.fix_empty_latent_channels(
+        model, latent["samples"], latent.get("downscale_ratio_spacial")
+    )
+    noise = draw_noise(picture_generators(seed, len(samples), batch_noise, first), samples)
+    denoised = comfy.sample.sample_custom(
+        model,
+        _start_noise(model, preset, noise, samples, sigmas),
+        cfg or preset.cfg,
+        _sampler(sampler, batch_noise, first),
+        sigmas,
+        positive,
+        negative,
+        samples,
+        noise_mask=latent.get("noise_mask"),
+        callback=callback or latent_preview.prepare_callback(model, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    kept = {key: value for key, value in latent.items() if key != "downscale_ratio_spacial"}
+    return {**kept, "samples": denoised}
+
+
+def _check_sd2(model: Any) -> None:
+    config = model.model.model_config
+    network = config.unet_config
+    if not isinstance(config, comfy.supported_models.SD20):
+        raise ValueError(
+            f"the model connected to 'model' is of the kind {type(config).__name__}, and DiffBIR"
+            " works on Stable Diffusion 2.1. Load v2-1_512-ema-pruned (v1, v2) or"
+            " sd2.1-base-zsnr-laionaes5 (v2.1) with Load Checkpoint."
+        )
+    if network.get("in_channels") != 4 or network.get("adm_in_channels") is not None:
+        raise ValueError(
+            "the model connected to 'model' is a variant of Stable Diffusion 2 for inpainting,"
+            " depth or image prompts. Load v2-1_512-ema-pruned (v1, v2) or"
+            " sd2.1-base-zsnr-laionaes5 (v2.1) with Load Checkpoint."
+        )
+
+
+def _with_schedule(model: Any, preset: DiffBIRPreset) -> Any:
+    """Return the MODEL, or a clone of it, with the preset's prediction type and schedule.
+
+    A patch that says the same is kept; one that contradicts is refused, since one of the two must
+    be wrong.
+    """
+    wanted = preset.prediction, preset.zero_snr
+    found = _kind(model.get_model_object("model_sampling"))
+    if found == wanted:
+        return model
+    if "model_sampling" in model.object_patches:
+        raise ValueError(
+            f"a node before this one set the model's sampling to {_named(found)}, and the preset is"
+            f" for {_named(wanted)}. Choose the preset of the weights that are loaded, or take that"
+            " node away: the preset sets it by itself."
+        )
+    patched = model.clone()
+    prediction = _VelocitySampling if preset.prediction == "v" else _NoiseSampling
+    sampling = prediction(model.model.model_config, zsnr=preset.zero_snr)
+    patched.add_object_patch("model_sampling", sampling)
+    return patched
+
+
+def _kind(sampling: Any) -> tuple[str, bool]:
+    zero_snr = bool(getattr(sampling, "zsnr", False))
+    bases = comfy.model_sampling
+    if isinstance(sampling, bases.V_PREDICTION) and not isinstance(sampling, bases.EDM):
+        return "v", zero_snr
+    if isinstance(sampling, bases.EPS) and not isinstance(sampling, bases.V_PREDICTION | bases.X0):
+        return "eps", zero_snr
+    return type(sampling).__name__, zero_snr
+
+
+def _named(kind: tuple[str, bool]) -> str:
+    names = {"eps": "noise prediction (eps)", "v": "v-prediction"}
+    name = names.get(kind[0], kind[0])
+    return f"{name} with zero terminal SNR" if kind[1] else name
+
+
+def _condition(positive: list) -> dict[str, Any]:
+    for _, values in positive:
+        if CONDITION_KEY in values:
+            return {"samples": values[CONDITION_KEY]}
+    raise ValueError(
+        "the guidance has no target: 'positive' holds no condition. Connect 'guidance_target', or"
+        " make the conditioning with 'DiffBIR Conditioning', which keeps it."
+    )
+
+
+def _run_sigmas(
+    model: Any, preset: DiffBIRPreset, steps: int, sampler: str, scheduler: str
+) -> Tensor:
+    sampling = model.get_model_object("model_sampling")
+    if scheduler == OFFICIAL and sampler == SPACED:
+        return spaced_run_sigmas(model, steps)
+    if scheduler == OFFICIAL:
+        # The official first sigma of 10000 is meant for infinity. An eps model's prediction of the
+        # clean latent is its error times sigma, so there the schedule's own largest stays.
+        first = EDM_FIRST_SIGMA if preset.zero_snr else float(sampling.sigma_max)
+        return edm_sigmas(sampling.sigmas.cpu(), steps, first)
+    if sampler == SPACED:
+        return comfy.samplers.calculate_sigmas(sampling, scheduler, steps)
+    device = torch.device("cpu")
+    stock = comfy.samplers.KSampler(model, steps, device, sampler=sampler, scheduler=scheduler)
+    return stock.sigmas
+
+
+def _start_noise(
+    model: Any, preset: DiffBIRPreset, noise: Tensor, samples: Tensor, sigmas: Tensor
+) -> Tensor:
+    """Return the noise from which ComfyUI makes the official start.
+
+    At the largest sigma ComfyUI adds sqrt(1 + sigma^2) noise to the latent image, which is exact
+    for an empty one. From a condition c the official start is sqrt(a) c + sqrt(1 - a) noise with
+    a = 1 / (1 + sigma^2), which is c + sigma noise here, and noise alone at zero terminal SNR.
+    """
+    sampling = model.get_model_object("model_sampling")
+    sigma = float(sigmas[0])
+    below_largest = sigma < float(sampling.sigma_max) * (1 - 1e-5)
+    if below_largest or not samples.any():
+        return noise
+    spread = (1 + sigma**2) ** 0.5
+    if preset.zero_snr:
+        clean = model.model.process_latent_in(samples.float()).to(noise.device)
+        return noise - clean / spread
+    return noise * (sigma / spread)
+
+
+def _sampler(name: str, batch_noise: BatchNoise, first: int) -> comfy.samplers.Sampler:
+    if name == SPACED:
+        return spaced_sampler(batch_noise, first)
+    stock = comfy.samplers.sampler_object(name)
+    if not isinstance(stock, Sampler):
+        return stock
+    if "noise_sampler" not in inspect.signature(stock.sampler_function).parameters:
+        return stock
+    options = {"sampler_function": stock.sampler_function, **stock.extra_options}
+    options |= {"batch_noise": batch_noise, "first": first}
+    return Sampler(_sample_stock, options, stock.inpaint_options)
+
+
+def _sample_spaced(
+    model: Any,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+    disable: bool | None = None,
+    *,
+    batch_noise: BatchNoise,
+    first: int,
+) -> Tensor:
+    extra_args = extra_args or {}
+    sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
+    from_noise = float(sigmas[0]) >= float(sampling.sigma_max) * (1 - 1e-5)
+    return sample_spaced(
+        model,
+        x,
+        sigmas,
+        extra_args,
+        callback,
+        disable,
+        zero_snr_start=from_noise and _kind(sampling) == ("v", True),
+        noise_sampler=step_noise_sampler(x, extra_args.get("seed") or 0, batch_noise, first),
+    )
+
+
+def _sample_stock(
+    model: Any,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+    disable: bool | None = None,
+    *,
+    sampler_function: Callable[..., Tensor],
+    batch_noise: BatchNoise,
+    first: int,
+    **options: Any,
+) -> Tensor:
+    """Run a sampler of ComfyUI with noise that depends on each picture's own seed."""
+    extra_args = extra_args or {}
+    generators = picture_generators(extra_args.get("seed") or 0, len(x), batch_noise, first)
+    noise_sampler = comfy.k_diffusion.sampling.BrownianTreeNoiseSampler(
+        x,
+        sigmas[sigmas > 0].min(),
+        sigmas.max(),
+        seed=[generator.initial_seed() for generator in generators],
+        cpu=True,
+    )
+    return sampler_function(
+        model,
+        x,
+        sigmas,
+        extra_args=extra_args,
+        callback=callback,
+        disable=disable,
+        noise_sampler=noise_sampler,
+        **options,
+    )
+
+
+def _rescale_cfg(args: dict[str, Any]) -> list[Tensor]:
+    cond, uncond, *others = args["conds_out"]
+    scale = args["cond_scale"]
+    if scale <= 1 or args["conds"][1] is None:  # no guidance, so nothing to rescale
+        return args["conds_out"]
+    timestep = args["model"].model_sampling.timestep(args["sigma"]).float()
+    share = (rescaled_cfg_scale(scale, timestep) - 1) / (scale - 1)
+    return [cond, cond + share.view(-1, 1, 1, 1) * (uncond - cond), *others]

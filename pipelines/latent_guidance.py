@@ -1,0 +1,384 @@
+"""DiffBIR's restoration guidance as a patch of any MODEL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import comfy.model_management
+import comfy.model_sampling
+import torch
+import torch.nn.functional as F
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor, nn
+
+from ..images.conversion import image_to_planes, planes_to_image
+from ..model_loaders.resshift_sampling import ResShiftSampling
+from ..samplers.guidance import (
+    GUIDANCE_VERSIONS,
+    GuidanceVersion,
+    best_share,
+    chain_mean_weight,
+    edge_weights,
+    guidance_delta,
+    guidance_scale,
+    guidance_steps,
+    latent_gain,
+    next_sigma,
+    posterior_mean_weight,
+)
+
+GuidanceSpace = Literal["latent", "rgb"]
+GUIDANCE_SPACES: tuple[str, ...] = get_args(GuidanceSpace)
+GuidanceWeighting = Literal["none", "edges"]
+GUIDANCE_WEIGHTINGS: tuple[str, ...] = get_args(GuidanceWeighting)
+
+# An image may be this much smaller than what the latent decodes to: DiffBIR pads to multiples of 64.
+LARGEST_PADDING_PX = 63
+# Memory of decoding with its gradient as a multiple of ComfyUI's estimate for decoding alone.
+GRADIENT_MEMORY = 3.0
+
+PostCfg = Callable[[dict[str, Any]], Tensor]
+
+
+@dataclass(frozen=True)
+class LatentGuidance:
+    """How far and when predictions are pulled to a target.
+
+    Attributes:
+        scale: Strength in the terms of `version`, 0 for none.
+        fidelity: Share of every prediction that is replaced by the target, after the pull of
+            `scale`: 0 none, 1 gives the target itself. Its meaning depends on no schedule.
+        version: Whose rule `scale` follows.
+        start_percent: Where in the run guidance begins, 0 to 1.
+        end_percent: Where it ends.
+        space: Whether `scale` measures the distance of latents or of decoded pictures.
+        weighting: `edges` lets regions of strong edges in the target go free; only for `rgb`.
+        repeat: Moves in each step.
+        clamp: Whether no move of `scale` goes beyond the nearest point. The official ones do at
+            early steps, which only suits the official sampler.
+
+    Raises:
+        ValueError: If a number is out of range or `weighting` does not fit `space`.
+    """
+
+    scale: float = 0.0
+    fidelity: float = 0.0
+    version: GuidanceVersion = "v2"
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    space: GuidanceSpace = "latent"
+    weighting: GuidanceWeighting = "none"
+    repeat: int = 1
+    clamp: bool = True
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("version", GUIDANCE_VERSIONS),
+            ("space", GUIDANCE_SPACES),
+            ("weighting", GUIDANCE_WEIGHTINGS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"'{name}' is one of {', '.join(choices)}, not '{getattr(self, name)}'."
+                )
+        if self.scale < 0 or self.repeat < 1:
+            raise ValueError(
+                f"the guidance needs a scale of 0 or more and a repeat of 1 or more, not"
+                f" {self.scale} and {self.repeat}."
+            )
+        for name in ("fidelity", "start_percent", "end_percent"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"'{name}' is {getattr(self, name)}; give 0 to 1.")
+        if self.weighting == "edges" and self.space == "latent":
+            raise ValueError(
+                "weighting 'edges' is made from a picture's edges and cannot weight latents. Set"
+                " 'space' to 'rgb', or 'weighting' to 'none'."
+            )
+
+    @property
+    def acts(self) -> bool:
+        """Whether it changes anything."""
+        return (self.scale > 0 or self.fidelity > 0) and self.start_percent < self.end_percent
+
+    @property
+    def needs_decoder(self) -> bool:
+        """Whether it takes the gradient of a VAE's decoder."""
+        return self.scale > 0 and self.space == "rgb"
+
+
+@dataclass(frozen=True)
+class _Target:
+    latent: Tensor | None  # in the model's scale; None where only pixels are compared
+    pixels: Tensor | None  # in [-1, 1]; None where only latents are
+
+
+def patch_latent_guidance(
+    model: Any,
+    target: dict[str, Any] | Tensor,
+    guidance: LatentGuidance,
+    *,
+    vae: Any = None,
+) -> Any:
+    """Return a clone of a MODEL whose predictions are pulled to a target.
+
+    It acts after classifier-free guidance and on the whole latent, so it goes with every sampler,
+    with cfg 1, with tiles and with other patches; several of it act one after the other. Where
+    guidance does nothing, the clone is the model as it was.
+
+    Args:
+        model: Any MODEL whose latents are 4-dimensional.
+        target: LATENT, or `(B, H, W, C)` IMAGE, one for all pictures or one for each. An image is
+            padded with black on the right and at the bottom to the size that the latent decodes to.
+        guidance: How far and when.
+        vae: The model's VAE; needed for an image.
+    Raises:
+        ValueError: If an input does not fit; the message says which and what to do. That the sizes
+            of target and latent agree is checked when sampling begins.
+
+    Source: Lin et al. 2023 (arXiv 2308.15070), DiffBIR, "Restoration Guidance".
+    """
+    _check_model(model)
+    if isinstance(target, dict):
+        _check_target_latent(model, target["samples"], guidance)
+    else:
+        _check_vae(model, vae)
+    patched = model.clone()
+    if not guidance.acts:
+        return patched
+
+    def guided(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor,
+               *args: Any, **kwargs: Any) -> Tensor:  # fmt: skip
+        guider = executor.class_obj
+        aim = _target_for(guider.model_patcher, target, vae, noise, guidance)
+        options = guider.model_options  # ComfyUI copied it for this run
+        options["sampler_post_cfg_function"] = [
+            *options.get("sampler_post_cfg_function", []),
+            _post_cfg(guider, aim, guidance, vae, sigmas),
+        ]
+        return executor(noise, latent, sampler, sigmas, *args, **kwargs)
+
+    patched.add_wrapper(WrappersMP.OUTER_SAMPLE, guided)
+    if guidance.needs_decoder:  # loaded along with the model, as ControlNets are
+        key = "diffbir_guidance"
+        loaded = patched.get_additional_models_with_key(key)
+        patched.set_additional_models(key, [*loaded, vae.patcher])
+    return patched
+
+
+def _target_for(
+    patcher: Any, target: dict[str, Any] | Tensor, vae: Any, noise: Tensor, guidance: LatentGuidance
+) -> _Target:
+    """Return the target of a run, before the model is loaded."""
+    if noise.ndim != 4:
+        raise ValueError(
+            f"latent guidance takes latents of 4 dimensions, not {noise.ndim}. Use it with models"
+            " of single pictures."
+        )
+    pixels = None
+    if isinstance(target, dict):
+        latent = target["samples"]
+    else:
+        ratio = vae.spacial_compression_encode()
+        planes = _padded(target, noise.shape[-2] * ratio, noise.shape[-1] * ratio)
+        pixels = planes * 2 - 1 if guidance.needs_decoder else None
+        needs_latent = guidance.fidelity > 0 or not guidance.needs_decoder
+        latent = vae.encode(planes_to_image(planes)) if needs_latent else None
+    if latent is not None:
+        if latent.shape[-2:] != noise.shape[-2:]:
+            raise ValueError(
+                f"the target of the guidance is {tuple(latent.shape[-2:])} (height, width) in"
+                f" latent pixels, and the latent that is sampled {tuple(noise.shape[-2:])}. Make"
+                " both from the same padded image."
+            )
+        latent = patcher.model.process_latent_in(latent.float()).to(patcher.load_device)
+    if pixels is not None:
+        pixels = pixels.to(patcher.load_device)
+    for part in (latent, pixels):
+        if part is not None and len(part) not in (1, len(noise)):
+            raise ValueError(
+                f"the guidance has {len(part)} targets for {len(noise)} pictures; give one, or one"
+                " for each."
+            )
+    return _Target(latent, pixels)
+
+
+def _padded(image: Tensor, height: int, width: int) -> Tensor:
+    planes, _ = image_to_planes(image)
+    missing = height - planes.shape[-2], width - planes.shape[-1]
+    if not all(0 <= side <= LARGEST_PADDING_PX for side in missing):
+        raise ValueError(
+            f"the target of the guidance is {planes.shape[-1]} x {planes.shape[-2]}, and the latent"
+            f" that is sampled decodes to {width} x {height}. Connect the image that the latent was"
+            " made for: the result of stage 1, at its own size or padded."
+        )
+    return F.pad(planes, (0, missing[1], 0, missing[0]))
+
+
+def _post_cfg(
+    guider: Any, target: _Target, guidance: LatentGuidance, vae: Any, sigmas: Tensor
+) -> PostCfg:
+    """Return what a run does with each prediction."""
+    sampling = guider.model_patcher.get_model_object("model_sampling")
+    first = sampling.percent_to_sigma(guidance.start_percent)
+    last = sampling.percent_to_sigma(guidance.end_percent)
+    sigmas = sigmas.to(guider.model_patcher.load_device)
+    pull = None
+    if target.pixels is not None:
+        pull = _pixel_pull(guider, target.pixels, guidance, vae)
+
+    def guide(args: dict[str, Any]) -> Tensor:
+        denoised = args["denoised"]
+        sigma = args["sigma"].flatten()[0]
+        weight = _mean_weight(sampling, sigma, next_sigma(sigma, sigmas))
+        gain = torch.zeros_like(weight)
+        if pull is not None:
+            # The one look at sigma from the host: decoding costs far more than waiting for it.
+            if not last <= sigma.item() <= first:
+                return denoised
+            denoised = pull(denoised, weight)
+        elif guidance.scale > 0:
+            gain = latent_gain(
+                weight,
+                denoised[0].numel(),
+                scale=guidance.scale,
+                version=guidance.version,
+                repeat=guidance.repeat,
+                clamp=guidance.clamp,
+            )
+        if target.latent is None:
+            return denoised
+        gain = 1 - (1 - gain) * (1 - guidance.fidelity)
+        gain = torch.where((sigma <= first) & (sigma >= last), gain, 0)
+        return denoised - gain * (denoised - target.latent)
+
+    return guide
+
+
+def _mean_weight(sampling: Any, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    """Return the coefficient of the prediction in the mean of the model's own ancestral step."""
+    if isinstance(sampling, ResShiftSampling):
+        return chain_mean_weight(sigma, sigma_next, sampling.kappa)
+    if isinstance(sampling, comfy.model_sampling.CONST):  # x = (1 - sigma) x_0 + sigma n
+        sigma, sigma_next = sigma / (1 - sigma), sigma_next / (1 - sigma_next)
+    return posterior_mean_weight(sigma, sigma_next)
+
+
+def _pixel_pull(
+    guider: Any, target: Tensor, guidance: LatentGuidance, vae: Any
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a function that pulls predictions by the gradient of the decoded pictures' distance."""
+    decode = _differentiable_decoder(vae, guider.model_patcher.model)
+    edges = edge_weights(target) if guidance.weighting == "edges" else target.new_ones(1, 1, 1, 1)
+    scale = guidance_scale(guidance.scale, guidance.version)
+
+    def make_room(latent: Tensor) -> None:
+        memory = GRADIENT_MEMORY * vae.memory_used_decode((1, *latent.shape[1:]), vae.vae_dtype)
+        in_use = [guider.model_patcher, *guider.loaded_models]
+        comfy.model_management.load_models_gpu(in_use, memory_required=memory)
+
+    def pull_one(latent: Tensor, aim: Tensor, weight: Tensor, step: Tensor) -> Tensor:
+        for _ in range(guidance.repeat):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            with torch.inference_mode(False), torch.enable_grad():
+                variable = latent.clone().requires_grad_()
+                pixels = decode(variable)
+                delta = guidance_delta(pixels.detach(), aim, scale, weight)
+                (move,) = torch.autograd.grad(pixels, variable, delta)
+            move = step * move
+            if guidance.clamp:
+                before = pixels.detach() - aim
+                move = move * best_share(before, decode(latent + move) - aim, weight)
+            latent = latent + move
+        return latent
+
+    def pull(denoised: Tensor, mean_weight: Tensor) -> Tensor:
+        make_room(denoised)
+        step, share = guidance_steps(mean_weight, guidance.version)
+        if guidance.clamp:
+            step = step.clamp(max=target[0].numel() / (2 * scale))
+            share = share.clamp(max=1)
+        of_each = [
+            pull_one(latent[None], target[k % len(target)][None], edges[k % len(edges)][None], step)
+            for k, latent in enumerate(denoised)
+        ]  # one picture at a time: the gradient's memory does not grow with the batch
+        return denoised + share * (torch.cat(of_each) - denoised)
+
+    return pull
+
+
+class _Decoding(nn.Module):
+    """An autoencoder whose call decodes, so that it can run on other weights."""
+
+    autoencoder: Any
+
+    def __init__(self, autoencoder: nn.Module):
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.autoencoder.decode(latent)
+
+
+def _differentiable_decoder(vae: Any, model: Any) -> Callable[[Tensor], Tensor]:
+    """Return a function from latents in the model's scale to pictures in [-1, 1].
+
+    ComfyUI runs nodes in inference mode, and autograd takes no weight that was loaded in it; of
+    these it gets copies, made once in a run.
+    """
+    decoding = _Decoding(vae.first_stage_model)
+    copies: dict[str, Tensor] = {}
+
+    def decode(latent: Tensor) -> Tensor:
+        if not copies:
+            with torch.inference_mode(False):
+                copies.update(_copied_weights(decoding))
+        stored = model.process_latent_out(latent).to(vae.device, vae.vae_dtype)
+        pixels = torch.func.functional_call(decoding, copies, (stored,))
+        return pixels.to(latent.device, torch.float32)
+
+    return decode
+
+
+def _copied_weights(decoding: _Decoding) -> dict[str, Tensor]:
+    weights = dict(decoding.named_parameters()) | dict(decoding.named_buffers())
+    return {
+        name: weight.detach().clone()
+        for name, weight in weights.items()
+        if weight.is_inference() and not name.startswith("autoencoder.encoder.")
+    }
+
+
+def _check_model(model: Any) -> None:
+    dimensions = model.get_model_object("latent_format").latent_dimensions
+    if dimensions != 2:
+        raise ValueError(
+            f"the latents of this {type(model.model).__name__} have {dimensions} dimensions in"
+            " space and time. Latent guidance takes models of single pictures."
+        )
+
+
+def _check_target_latent(model: Any, latent: Tensor, guidance: LatentGuidance) -> None:
+    if guidance.needs_decoder:
+        raise ValueError(
+            "in space 'rgb' pictures are compared, so the target must be an image. Connect 'image'"
+            " and 'vae' in place of a latent, or set 'space' to 'latent'."
+        )
+    channels = model.get_model_object("latent_format").latent_channels
+    if latent.ndim != 4 or latent.shape[1] != channels:
+        raise ValueError(
+            f"the target of the guidance has shape {tuple(latent.shape)}, and this model's latents"
+            f" have {channels} channels. Encode the target with the model's VAE."
+        )
+
+
+def _check_vae(model: Any, vae: Any) -> None:
+    if vae is None:
+        raise ValueError("to guide by an image, connect the model's VAE too.")
+    channels = model.get_model_object("latent_format").latent_channels
+    if vae.latent_channels != channels:
+        raise ValueError(
+            f"the VAE connected to 'vae' makes latents of {vae.latent_channels} channels, and this"
+            f" model's have {channels}. Connect the VAE that belongs to the model."
+        )
