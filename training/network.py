@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import comfy.ops
 import safetensors
@@ -145,8 +147,45 @@ def predict(
     """
     eta_t = eta[index].view(-1, 1, 1, 1)
     scaled = scale_input(x, eta_t, SCHEDULE.kappa)
-    output = network(scaled, index.float(), lq=lq * 2 - 1).float()
+    options = {"optimized_attention_override": attend}
+    output = network(scaled, index.float(), lq=lq * 2 - 1, transformer_options=options).float()
     return predict_x_0(PREDICT_TYPE, output, x, y, eta_t, SCHEDULE.kappa)
+
+
+def attend(
+    attention: Callable[..., Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    heads: int,
+    mask: Tensor,
+    **options: Any,
+) -> Tensor:
+    """Return `attention`'s result, sooner where its gradient is wanted.
+
+    torch has no fused attention that gives the mask, the learned position bias, a gradient. What it
+    takes instead first looks for rows that are blocked as a whole, at twice the cost of the rest.
+
+    Args:
+        attention: ComfyUI's function, which this one is an override of.
+        query: `(B, N, E)`.
+        key: Like `query`.
+        value: Like `query`.
+        heads: Attention heads.
+        mask: `(1, heads, N, N)`, added to the scores.
+        **options: What else ComfyUI passes.
+    """
+    if not mask.requires_grad:
+        return attention(query, key, value, heads, mask=mask, **options)
+    b, tokens, channels = query.shape
+    q, k, v = (
+        t.view(b, tokens, heads, -1).transpose(1, 2).reshape(b * heads, tokens, -1)
+        for t in (query, key, value)
+    )
+    scores = torch.bmm(q * q.shape[2] ** -0.5, k.mT).view(b, heads, tokens, tokens) + mask
+    attended = torch.bmm(scores.softmax(dim=-1).view(b * heads, tokens, tokens), v)
+    attended = attended.view(b, heads, tokens, -1).transpose(1, 2)
+    return attended.reshape(b, tokens, channels)
 
 
 @torch.no_grad()

@@ -113,6 +113,33 @@ def test_an_untrained_network_restores_to_the_bicubic_enlargement():
 
 
 @pytest.mark.comfy
+def test_attention_for_training_is_comfyuis_with_its_gradients():
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    from pack.training.network import attend
+
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(5, 16, 24)] * 3 + [(1, 3, 16, 16)]
+    inputs = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    weights = torch.randn(5, 16, 24, generator=generator)
+
+    def run(bias, *qkv):
+        result = attend(attention_pytorch, *qkv, 3, mask=bias)
+        return result, torch.autograd.grad((result * weights).sum(), qkv, retain_graph=True)
+
+    query, key, value, bias = inputs
+    result, gradients = run(bias, query, key, value)
+    expected, expected_gradients = run(bias.detach(), query, key, value)
+    assert torch.allclose(result, expected, atol=1e-5)
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        assert torch.allclose(gradient, wanted, atol=1e-5)
+    (of_bias,) = torch.autograd.grad((result * weights).sum(), bias)
+    stock = attention_pytorch(query, key, value, 3, mask=bias)
+    (wanted,) = torch.autograd.grad((stock * weights).sum(), bias)
+    assert torch.allclose(of_bias, wanted, atol=1e-5)
+
+
+@pytest.mark.comfy
 def test_a_chain_stays_in_training_until_its_last_step(trainer):
     run = trainer()
     indices = []
