@@ -20,6 +20,17 @@ RECORD_KEY = "resshift_config"
 # Added around a network's keys by data parallel training and by torch.compile.
 TRAINING_PREFIXES = ("module.", "_orig_mod.")
 
+# Under which training code keeps the weights, the best first: averaged before last weights.
+WRAPPER_KEYS = (
+    "state_dict",
+    "params_ema",
+    "params-ema",
+    "params",
+    "model_state_dict",
+    "model",
+    "net",
+)
+
 # What torch's weights-only reader raises on damaged files, besides UnpicklingError.
 DAMAGED_PICKLE_ERRORS = (
     RuntimeError,
@@ -83,7 +94,8 @@ def read_checkpoint(path: Path, *, inner_prefix: str = "") -> Checkpoint:
 
     Args:
         path: A safetensors file or a pickle of tensors (.pth, .pt, .ckpt, .bin), bare or wrapped
-            in `state_dict`, with the prefixes of parallel training and of torch.compile, repeated.
+            in `state_dict` or another of `WRAPPER_KEYS`, with the prefixes of parallel training
+            and of torch.compile, repeated.
         inner_prefix: Prefix of the wanted part in files that hold several, such as
             `model.diffusion_model.`; the rest is left out.
     Raises:
@@ -115,7 +127,7 @@ def check_weights(module: nn.Module, checkpoint: Checkpoint, weights: dict[str, 
     Raises:
         UnsupportedCheckpointError: If keys are missing or left over, or a shape differs.
     """
-    expected = module.state_dict()
+    expected = _expected_shapes(module)
     missing = [key for key in expected if key not in weights]
     if missing:
         raise UnsupportedCheckpointError(
@@ -132,9 +144,9 @@ def check_weights(module: nn.Module, checkpoint: Checkpoint, weights: dict[str, 
             unexpected,
         )
     misshapen = [
-        f"{key}: {tuple(weights[key].shape)} where {tuple(tensor.shape)} belongs"
-        for key, tensor in expected.items()
-        if weights[key].shape != tensor.shape
+        f"{key}: {tuple(weights[key].shape)} where {shape} belongs"
+        for key, shape in expected.items()
+        if tuple(weights[key].shape) != shape
     ]
     if misshapen:
         raise UnsupportedCheckpointError(
@@ -142,6 +154,18 @@ def check_weights(module: nn.Module, checkpoint: Checkpoint, weights: dict[str, 
             "has tensors of other shapes than this network; choose another file",
             misshapen,
         )
+
+
+def _expected_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    # ComfyUI's Linear has no weights before they are loaded where its memory is dynamic.
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear) and layer.weight is None:
+            prefix = f"{name}." if name else ""
+            shapes[f"{prefix}weight"] = (layer.out_features, layer.in_features)
+            if layer.comfy_need_lazy_init_bias:
+                shapes[f"{prefix}bias"] = (layer.out_features,)
+    return shapes
 
 
 def describe_file(state_dict: dict[str, Tensor]) -> tuple[str, list[str]]:
@@ -194,8 +218,11 @@ def _damaged(path: Path, error: BaseException) -> ValueError:
 
 
 def _unwrap(content: object, inner_prefix: str) -> dict[str, Tensor]:
-    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    while isinstance(content, dict):
+        wrapped = [content[key] for key in WRAPPER_KEYS if isinstance(content.get(key), dict)]
+        if not wrapped:
+            break
+        content = wrapped[0]
     if not isinstance(content, dict):
         return {}
     tensors = {

@@ -60,7 +60,7 @@ def load_la_control_net(
     checkpoint = read_checkpoint(path, inner_prefix="control_model.")
     _check_kind(checkpoint)
     weights = split_first_convolution(checkpoint.state_dict)
-    config = _detect(checkpoint, weights, head_channels)
+    config = detect_control(checkpoint, weights, head_channels)
 
     management = comfy.model_management
     load_device = management.get_torch_device()
@@ -148,6 +148,40 @@ def build_control_network(
     return network
 
 
+def detect_control(
+    checkpoint: Checkpoint, weights: dict[str, Tensor], head_channels: int = SD2_HEAD_CHANNELS
+) -> comfy.supported_models.SD20:
+    """Return ComfyUI's configuration of the network, made for SD 2.
+
+    Args:
+        checkpoint: Where the weights come from, for the message.
+        weights: They, as `split_first_convolution` returns them; only keys and shapes are read.
+        head_channels: See `load_la_control_net`.
+    Raises:
+        UnsupportedCheckpointError: If it is not built like SD 2's UNet.
+    """
+    try:
+        detected: Any = comfy.model_detection.detect_unet_config(weights, "")
+    except (KeyError, IndexError) as error:
+        raise UnsupportedCheckpointError(
+            checkpoint.path,
+            f"lacks tensors of its blocks ({error}); download it again or choose another file",
+        ) from error
+    config = comfy.supported_models.SD20(detected)
+    config.unet_config["num_head_channels"] = head_channels
+    widths = [detected["model_channels"] * mult for mult in detected["channel_mult"]]
+    fits = all(width > 0 and width % head_channels == 0 for width in widths)
+    fits = fits and detected["transformer_depth_middle"] != 0
+    if not detected["use_linear_in_transformer"] or not fits:
+        raise UnsupportedCheckpointError(
+            checkpoint.path,
+            "is not built like the UNet of SD 2.1, which DiffBIR restores with; choose a file of"
+            " DiffBIR",
+            [f"levels of {widths} channels"],
+        )
+    return config
+
+
 def _check_kind(checkpoint: Checkpoint) -> None:
     weights, path = checkpoint.state_dict, checkpoint.path
     if "zero_convs.0.0.weight" not in weights or "middle_block_out.0.weight" not in weights:
@@ -169,27 +203,3 @@ def _check_kind(checkpoint: Checkpoint) -> None:
             " latent and the condition; choose a file of DiffBIR",
             [f"{FIRST}.weight: {first or 'missing'}"],
         )
-
-
-def _detect(
-    checkpoint: Checkpoint, weights: dict[str, Tensor], head_channels: int
-) -> comfy.supported_models.SD20:
-    try:
-        detected: Any = comfy.model_detection.detect_unet_config(weights, "")
-    except (KeyError, IndexError) as error:
-        raise UnsupportedCheckpointError(
-            checkpoint.path,
-            f"lacks tensors of its blocks ({error}); download it again or choose another file",
-        ) from error
-    config = comfy.supported_models.SD20(detected)
-    config.unet_config["num_head_channels"] = head_channels
-    widths = [detected["model_channels"] * mult for mult in detected["channel_mult"]]
-    fits = all(width > 0 and width % head_channels == 0 for width in widths)
-    if not detected["use_linear_in_transformer"] or not fits:
-        raise UnsupportedCheckpointError(
-            checkpoint.path,
-            "is not built like the UNet of SD 2.1, which DiffBIR restores with; choose a file of"
-            " DiffBIR",
-            [f"levels of {widths} channels"],
-        )
-    return config
