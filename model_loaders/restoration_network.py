@@ -1,0 +1,93 @@
+"""Loading of the networks that clean an image before diffusion, through spandrel."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import comfy.model_management
+import comfy.model_patcher
+import spandrel
+from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
+
+from .checkpoint import UnsupportedCheckpointError, describe_file, read_checkpoint
+
+logger = logging.getLogger("resshift-diffbir")
+
+# What spandrel raises on weights that begin like a network it knows and do not make one.
+BROKEN_WEIGHTS_ERRORS = (
+    RuntimeError,
+    KeyError,
+    IndexError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ZeroDivisionError,
+)
+
+
+def load_restoration_network(path: Path) -> spandrel.ImageModelDescriptor:
+    """Return a network from images to images as an UPSCALE_MODEL.
+
+    ComfyUI's own Upscale Image (using Model) takes it as well.
+
+    Args:
+        path: SwinIR, BSRNet, SCUNet or another network that spandrel knows, in any storage dtype;
+            also a full DiffBIR v1 checkpoint, of which the SwinIR is taken.
+    Returns:
+        The network in float32 and in evaluation mode, offloaded.
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged.
+        UnsupportedCheckpointError: If spandrel does not know it, or it is no network from RGB
+            images to RGB images.
+    """
+    checkpoint = read_checkpoint(path, inner_prefix="preprocess_model.")
+    try:
+        network = spandrel.ModelLoader().load_from_state_dict(checkpoint.state_dict)
+    except spandrel.UnsupportedModelError as error:
+        looks, keys = describe_file(checkpoint.state_dict)
+        if "Load Upscale Model" in looks:
+            looks = "has layers of an upscale network of a kind that it does not know"
+        raise UnsupportedCheckpointError(
+            path, f"is not a network that spandrel {spandrel.__version__} knows; it {looks}", keys
+        ) from error
+    except BROKEN_WEIGHTS_ERRORS as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UnsupportedCheckpointError(
+            path,
+            "has keys of a restoration network, but its tensors do not make one"
+            f" ({type(error).__name__}: {reason}); download it again or choose another file",
+            checkpoint.state_dict,
+        ) from error
+    if not isinstance(network, spandrel.ImageModelDescriptor):
+        raise UnsupportedCheckpointError(
+            path,
+            f"is a network for inpainting ({network.architecture.name}), which needs a mask; choose"
+            " one that takes an image alone",
+        )
+    if (network.input_channels, network.output_channels) != (3, 3):
+        raise UnsupportedCheckpointError(
+            path,
+            f"takes {network.input_channels} channels and gives {network.output_channels}; choose a"
+            " network for RGB images",
+        )
+    network.eval()
+    network.model.requires_grad_(False)
+    if stock_node_uses_patcher():
+        network.patcher = comfy.model_patcher.CoreModelPatcher(  # pyright: ignore[reportAttributeAccessIssue]
+            network.model,
+            load_device=comfy.model_management.get_torch_device(),
+            offload_device=comfy.model_management.unet_offload_device(),
+        )
+    logger.info("'%s': %s x%d", path.name, network.architecture.name, network.scale)
+    return network
+
+
+def stock_node_uses_patcher() -> bool:
+    """Return whether this ComfyUI moves an UPSCALE_MODEL to the device through its `patcher`.
+
+    Older ones move the network themselves, which a patcher would not notice.
+    """
+    return "patcher" in ImageUpscaleWithModel.execute.__code__.co_names

@@ -1,0 +1,334 @@
+"""Stage 1 of DiffBIR: a regression network removes degradation, in the official order of steps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import comfy.model_management
+import comfy.utils
+import spandrel
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..images.conversion import image_to_planes, planes_to_image
+from ..images.padding import multiple_above, reflect_pad_to
+from ..images.resize import (
+    Rounding,
+    quantize_8bit,
+    resize_bicubic,
+    resize_bicubic_8bit,
+    scaled_size,
+    short_edge_size,
+)
+from ..samplers.tiles import cut_tile, gaussian_weights, merge_tiles, tile_positions
+
+logger = logging.getLogger("resshift-diffbir")
+
+Rules = Literal["auto", "SwinIR", "BSRNet", "SCUNet", "none"]
+RULES: tuple[str, ...] = get_args(Rules)
+
+SHORT_EDGE_PX = 512
+SIZE_MULTIPLE_PX = 64
+OFFICIAL_OVERLAP_PX = 256
+
+# When memory runs out: the first tile that is tried, and the least.
+LARGEST_SPARE_TILE_PX = 512
+LEAST_SPARE_TILE_PX = 128
+
+# spandrel's names of the official networks. Their modules are called as they are, for spandrel's
+# descriptor clamps its output and pads by reflection.
+OFFICIAL_NETWORKS = ("SwinIR", "SCUNet", "ESRGAN")
+
+# Peak of activations per output pixel, measured at the released widths in float32 on the CPU
+# (848, 3020 and 775), and a third more for the work space of other devices.
+BYTES_PER_PIXEL = {"SwinIR": 1130, "SCUNet": 4030, "ESRGAN": 1030}
+BYTES_PER_PIXEL_OF_OTHERS = 4030
+
+# Rules by which the image is enlarged before the network.
+ENLARGES_FIRST = ("SwinIR", "SCUNet")
+
+Size = tuple[int, int]  # height, width
+
+
+@dataclass(frozen=True)
+class StageOneResult:
+    """What stage 1 makes of an image.
+
+    Attributes:
+        image: `(B, H, W, 3)` IMAGE, the condition of stage 2; may leave [0, 1].
+        output_width: Width of the image times the scale, the size of the finished picture.
+        output_height: Height of the image times the scale.
+    """
+
+    image: Tensor
+    output_width: int
+    output_height: int
+
+
+def remove_degradation(
+    upscale_model: Any,
+    image: Tensor,
+    *,
+    scale: float = 4.0,
+    rules: Rules = "auto",
+    tile: int = 0,
+    tile_overlap: int = OFFICIAL_OVERLAP_PX,
+    clamp: bool = False,
+    resize: Rounding = "official 8-bit",
+) -> StageOneResult:
+    """Return the image without its degradation, large enough for stage 2.
+
+    The rules, by the network they are made for:
+
+    - `SwinIR`: enlarge by `scale`; the shorter side to 512 where it is less; pad with black on the
+      right and at the bottom to multiples of 64; network; crop. Tiled: no padding, and the shorter
+      side to 512 after the network.
+    - `SCUNet`: enlarge by `scale`; network; the shorter side to 512.
+    - `BSRNet`: network, which enlarges by itself; then to `scale` times the image's size, or the
+      shorter side to 512 where that would be less.
+    - `none`: the network alone at the image's own size.
+
+    Pictures run one after the other. Where memory runs out, the rest runs in tiles that are halved
+    until they fit; the log says so.
+
+    Args:
+        upscale_model: UPSCALE_MODEL of spandrel.
+        image: `(B, H, W, C)` IMAGE in [0, 1]; alpha is dropped, grey repeated.
+        scale: Size of the finished picture over the image's; 1 for aligned faces and denoising.
+        rules: `auto` takes those of the network: BSRNet's for every network that enlarges,
+            SwinIR's for SwinIR, SCUNet's for any other.
+        tile: Side of a tile in pixels of the network's input; 0 runs the picture whole, as does a
+            picture with a side shorter than the tile.
+        tile_overlap: Pixels that neighbouring tiles share.
+        clamp: Whether to limit the result to [0, 1].
+        resize: `official 8-bit` rounds the image to 8 bits and enlarges it as Pillow does; `float`
+            keeps its precision.
+    Raises:
+        ValueError: If an input does not fit; the message says which and what to do.
+
+    Source: Lin et al. 2024 (arXiv 2308.15070), "Restoration Module", and its reference code.
+    """
+    network = _check_network(upscale_model)
+    chosen = _choose_rules(network, rules)
+    _check_tile(chosen, tile, tile_overlap)
+    planes, _ = image_to_planes(image)
+    height, width = planes.shape[-2:]
+    target = scaled_size(height, width, scale)
+    if min(target) < 1:
+        raise ValueError(
+            f"'scale' is {scale}, which leaves nothing of an image of {width}x{height}; use a"
+            " larger one."
+        )
+    size = target if chosen in ENLARGES_FIRST else (height, width)
+    used_tile = tile if 0 < tile <= min(size) else 0
+    if chosen == "SwinIR" and not used_tile:
+        size = short_edge_size(*size, SHORT_EDGE_PX)
+    logger.info(
+        "stage 1: %s, rules of %s, %dx%d, %s",
+        network.architecture.name,
+        chosen,
+        size[1],
+        size[0],
+        f"tiles of {used_tile}" if used_tile else "whole",
+    )
+    cleaned = []
+    with _loaded(network, _memory_required(network, size, used_tile)) as device:
+        runner = _Runner(network, device, len(planes), used_tile, tile_overlap, chosen == "SwinIR")
+        for picture in planes.split(1):
+            y = runner.run(_before_network(chosen, picture, target, size, resize))
+            cleaned.append(_after_network(chosen, y, target))
+    made = torch.cat(cleaned)
+    made = planes_to_image(made.clamp(0, 1) if clamp else made)
+    return StageOneResult(
+        made.to(comfy.model_management.intermediate_device()), target[1], target[0]
+    )
+
+
+def _before_network(
+    rules: Rules, picture: Tensor, target: Size, size: Size, resize: Rounding
+) -> Tensor:
+    is_8bit = resize == "official 8-bit"
+    if rules in ENLARGES_FIRST:
+        enlarge = resize_bicubic_8bit if is_8bit else resize_bicubic
+        return resize_bicubic(enlarge(picture, *target), *size)
+    if rules == "BSRNet" and is_8bit:
+        return quantize_8bit(picture)
+    return picture
+
+
+def _after_network(rules: Rules, y: Tensor, target: Size) -> Tensor:
+    if rules == "none":
+        return y
+    if rules == "BSRNet" and min(target) >= SHORT_EDGE_PX:
+        return resize_bicubic(y, *target)
+    return resize_bicubic(y, *short_edge_size(y.shape[-2], y.shape[-1], SHORT_EDGE_PX))
+
+
+class _Runner:
+    """Runs a loaded network on pictures of one size, in smaller tiles once memory has run out."""
+
+    def __init__(
+        self,
+        network: spandrel.ImageModelDescriptor,
+        device: torch.device,
+        pictures: int,
+        tile: int,
+        overlap: int,
+        pads_with_black: bool,
+    ):
+        self.network = network
+        self.device = device
+        self.pictures = pictures
+        self.tile = tile
+        self.overlap = overlap
+        self.pads_with_black = pads_with_black
+        self.finished = 0
+        self.bar = comfy.utils.ProgressBar(pictures)
+
+    def run(self, x: Tensor) -> Tensor:
+        """Return what the network makes of `x` (1, 3, H, W), float32 on the CPU."""
+        while True:
+            try:
+                y = self._run_in_tiles(x) if self.tile else self._run_whole(x)
+            except RuntimeError as error:
+                smaller = _smaller_tile(x.shape[-2], x.shape[-1], self.tile)
+                if not _is_out_of_memory(error) or smaller < LEAST_SPARE_TILE_PX:
+                    raise
+            else:
+                self.finished += 1
+                return y
+            logger.warning(
+                "stage 1 ran out of memory with %s; it goes on in tiles of %d, whose result is not"
+                " exactly the same",
+                f"tiles of {self.tile}" if self.tile else "the whole picture",
+                smaller,
+            )
+            self.tile, self.overlap = smaller, smaller // 2
+            comfy.model_management.soft_empty_cache()
+
+    def _run_whole(self, x: Tensor) -> Tensor:
+        h, w = x.shape[-2:]
+        if self.pads_with_black:
+            right = multiple_above(w, SIZE_MULTIPLE_PX) - w
+            bottom = multiple_above(h, SIZE_MULTIPLE_PX) - h
+            x = F.pad(x, (0, right, 0, bottom))
+        y = self._call(x, 0, 1)
+        return y[..., : h * self.network.scale, : w * self.network.scale]
+
+    def _run_in_tiles(self, x: Tensor) -> Tensor:
+        h, w = x.shape[-2:]
+        scale, tile = self.network.scale, self.tile
+        positions = tile_positions(h, w, tile, tile - self.overlap)
+        made = (
+            self._call(cut_tile(x, position, tile), k, len(positions))
+            for k, position in enumerate(positions)
+        )
+        scaled = [(row * scale, column * scale) for row, column in positions]
+        weights = gaussian_weights(tile * scale, tile * scale)
+        return merge_tiles(made, scaled, h * scale, w * scale, weights)
+
+    def _call(self, x: Tensor, number: int, calls: int) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        y = _call_network(self.network, x.to(self.device, self.network.dtype)).float().cpu()
+        done = self.finished * calls + number + 1
+        self.bar.update_absolute(done, self.pictures * calls)
+        return y
+
+
+def _call_network(network: spandrel.ImageModelDescriptor, x: Tensor) -> Tensor:
+    if network.architecture.id not in OFFICIAL_NETWORKS:
+        return network(x)
+    h, w = x.shape[-2:]
+    pad_w, pad_h = network.size_requirements.get_padding(w, h)
+    y = network.model(reflect_pad_to(x, h + pad_h, w + pad_w))
+    return y[..., : h * network.scale, : w * network.scale]
+
+
+def _smaller_tile(height: int, width: int, tile: int) -> int:
+    if tile:
+        side = tile // 2
+    else:
+        side = min(height, width, LARGEST_SPARE_TILE_PX)
+        if side == max(height, width):
+            side //= 2
+    return side // SIZE_MULTIPLE_PX * SIZE_MULTIPLE_PX
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    if hasattr(comfy.model_management, "is_oom"):  # newer ComfyUI knows more signs of it
+        return comfy.model_management.is_oom(error)
+    return isinstance(error, comfy.model_management.OOM_EXCEPTION)
+
+
+@contextmanager
+def _loaded(network: spandrel.ImageModelDescriptor, memory_required: int) -> Iterator[torch.device]:
+    """Hold the network on its device as the ComfyUI that made it does."""
+    network.eval()  # drop path of a SwinIR in training mode would make the result random
+    patcher = getattr(network, "patcher", None)
+    if patcher is not None:
+        comfy.model_management.load_models_gpu([patcher], memory_required=memory_required)
+        yield patcher.load_device
+        return
+    device = comfy.model_management.get_torch_device()
+    weights = comfy.model_management.module_size(network.model)
+    comfy.model_management.free_memory(weights + memory_required, device)
+    try:
+        network.to(device)
+        yield device
+    finally:
+        network.to("cpu")
+
+
+def _memory_required(network: spandrel.ImageModelDescriptor, size: Size, tile: int) -> int:
+    h, w = (tile, tile) if tile else size
+    per_pixel = BYTES_PER_PIXEL.get(network.architecture.id, BYTES_PER_PIXEL_OF_OTHERS)
+    return h * w * network.scale**2 * per_pixel
+
+
+def _check_network(upscale_model: Any) -> spandrel.ImageModelDescriptor:
+    if not isinstance(upscale_model, spandrel.ImageModelDescriptor):
+        raise ValueError(
+            f"'upscale_model' is a {type(upscale_model).__name__}, not a network of spandrel. Load"
+            " it with 'Load Restoration Network (SwinIR, BSRNet, SCUNet)' or Load Upscale Model."
+        )
+    channels = (upscale_model.input_channels, upscale_model.output_channels)
+    if channels != (3, 3):
+        raise ValueError(
+            f"the network takes {channels[0]} channels and gives {channels[1]}; load one for RGB"
+            " images."
+        )
+    return upscale_model
+
+
+def _choose_rules(network: spandrel.ImageModelDescriptor, rules: Rules) -> Rules:
+    if rules not in RULES:
+        raise ValueError(f"'rules' is one of {', '.join(RULES)}, not {rules!r}.")
+    if rules == "auto":
+        if network.scale > 1:
+            return "BSRNet"
+        return "SwinIR" if network.architecture.id == "SwinIR" else "SCUNet"
+    if rules in ENLARGES_FIRST and network.scale > 1:
+        raise ValueError(
+            f"the rules of {rules} enlarge the image before the network, and this network enlarges"
+            f" it {network.scale} times once more. Set rules to 'auto' or 'BSRNet'."
+        )
+    return rules
+
+
+def _check_tile(rules: Rules, tile: int, overlap: int) -> None:
+    if tile == 0:
+        return
+    if rules == "SwinIR" and tile % SIZE_MULTIPLE_PX:
+        raise ValueError(
+            f"'tile' is {tile}; SwinIR takes multiples of {SIZE_MULTIPLE_PX}, such as"
+            f" {multiple_above(tile, SIZE_MULTIPLE_PX)}."
+        )
+    if not 0 <= overlap < tile:
+        raise ValueError(
+            f"'tile_overlap' is {overlap}; it must be less than 'tile', {tile}. Half of it is usual."
+        )
