@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from torch import Tensor
+
+import nodes
+from pack.pipelines import tiles
+from pack.pipelines.conditioning import prepare_resshift
+from pack.pipelines.control import prepare_diffbir
+from pack.pipelines.sampling import sample_resshift
+from pack.pipelines.tiles import patch_tiles
+from pack.tests.support.diffbir import (
+    golden_texts,
+    projection_vae,
+    text,
+    tiny_control_net,
+    tiny_model,
+)
+from pack.tests.support.golden import assert_close, golden_case
+from pack.tests.support.tiny import picture
+
+pytestmark = pytest.mark.comfy
+
+WIDE = (1, 4, 24, 40)
+# Tiles see less of the picture than the whole does; two unrelated predictions differ by 1.4.
+NEAR = 0.7
+
+
+@pytest.fixture(autouse=True)
+def _as_comfyui_runs():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def sd():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def control_net(tmp_path_factory):
+    return tiny_control_net(tmp_path_factory.mktemp("control"))
+
+
+def denoise(
+    model: Any, x: Tensor, positive: list, negative: list, *, cfg=4.0, sigma=None
+) -> Tensor:
+    """Return what the MODEL predicts in one call with guidance, as a sampler sees it."""
+    sampling = model.get_model_object("model_sampling")
+    sigma = float(sampling.sigma(torch.tensor(420.0))) if sigma is None else sigma
+
+    def sampler(net, _, sigmas, extra_args=None, callback=None, disable=None):
+        return net(x, torch.full([len(x)], sigma), **extra_args)
+
+    return comfy.sample.sample_custom(
+        model,
+        torch.zeros_like(x),
+        cfg,
+        comfy.samplers.KSAMPLER(sampler),
+        torch.tensor([sigma, 0.0]),
+        positive,
+        negative,
+        torch.zeros_like(x),
+        disable_pbar=True,
+        seed=0,
+    )
+
+
+def noise(shape: tuple[int, ...] = WIDE, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def with_control(control_net, image, positive=None, negative=None, **options) -> tuple[list, list]:
+    made = prepare_diffbir(
+        positive or text(1), negative or text(2), control_net, projection_vae(), image, **options
+    )
+    return made.positive, made.negative
+
+
+def test_a_tiled_call_is_that_of_the_reference(sd, control_net):
+    description, golden = golden_case("diffbir/tiny_end_to_end")
+    positive, negative = golden_texts()
+    hint = golden["tiled_cond_latent"]
+    control = control_net.copy()
+    control.latent_format = None
+    control.set_cond_hint(hint, description["tiled"]["strength"])
+    positive = [[positive[0][0], {"control": control, "control_apply_to_uncond": False}]]
+    model = patch_tiles(sd, 128, 64, "gaussian")
+    sampling = sd.get_model_object("model_sampling")
+    sigma = float(sampling.sigmas[description["tiled"]["timestep"]])
+    x = golden["tiled_x"] * (1 + sigma**2) ** 0.5
+    denoised = denoise(model, x, positive, negative, cfg=1.0, sigma=sigma)
+    assert_close((x - denoised * 0.18215) / sigma, golden["tiled_eps"], 2e-4)
+
+
+@pytest.mark.parametrize("tile", [320, 4096])
+def test_one_tile_is_the_untiled_call_bit_by_bit(sd, control_net, tile):
+    conds = with_control(control_net, picture(192, 320))
+    whole = denoise(sd, noise(), *conds)
+    assert torch.equal(denoise(patch_tiles(sd, tile, 64), noise(), *conds), whole)
+
+
+def test_one_tile_of_resshift_is_the_untiled_run_bit_by_bit(sr):
+    model, vae = sr
+    inputs = prepare_resshift(model, vae, picture(16, 24))
+    whole = sample_resshift(model, inputs.positive, inputs.latent, seed=3)["samples"]
+    tiled = sample_resshift(patch_tiles(model, 4096, 64), inputs.positive, inputs.latent, seed=3)[
+        "samples"
+    ]
+    assert torch.equal(tiled, whole)
+
+
+def test_every_map_of_resshift_is_cut_with_its_window(inpaint):
+    """A tile that reaches beyond the window it is weighted in would differ from the crop alone."""
+    model, vae = inpaint
+    image, mask = picture(32, 64), torch.zeros(1, 32, 64)
+    mask[:, 5:20, 10:50] = 1
+    inputs = prepare_resshift(model, vae, image, mask)
+    latent = inputs.latent["samples"]
+    side = 8 * 4  # one window of the tiny network in pixels
+    tiled = denoise(
+        patch_tiles(model, side, 0), latent, inputs.positive, inputs.negative, cfg=1.0, sigma=1.0
+    )
+    for top in range(0, latent.shape[2], 8):
+        for left in range(0, latent.shape[3], 8):
+            area = (slice(None), slice(None), slice(top, top + 8), slice(left, left + 8))
+            cut = {
+                key: value[..., f * top : f * (top + 8), f * left : f * (left + 8)]
+                for key, value in inputs.positive[0][1].items()
+                for f in [value.shape[-1] // latent.shape[-1]]
+            }
+            alone = denoise(
+                model, latent[area], [[inputs.positive[0][0], cut]], [], cfg=1.0, sigma=1.0
+            )
+            assert_close(tiled[area], alone, 1e-5)
+
+
+def test_tiles_stay_near_the_whole(sd, control_net):
+    conds = with_control(control_net, picture(192, 320))
+    whole = denoise(sd, noise(), *conds)
+    tiled = denoise(patch_tiles(sd, 128, 64), noise(), *conds)
+    assert not torch.equal(tiled, whole)
+    assert (tiled - whole).std() < NEAR * whole.std()
+
+
+@pytest.mark.parametrize("windows", [2, 100])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_windows_may_share_a_call(sd, control_net, monkeypatch, windows, batch):
+    conds = with_control(control_net, picture(192, 320, batch=batch))
+    x = noise((batch, *WIDE[1:]))
+    model = patch_tiles(sd, 128, 64)
+    one_by_one = denoise(model, x, *conds)
+    monkeypatch.setattr(tiles, "_windows_per_call", lambda *_: windows)
+    assert_close(denoise(model, x, *conds), one_by_one, 2e-4)
+
+
+def test_a_stock_control_with_a_vae_is_encoded_once_and_cut(sd, control_net):
+    image = picture(192, 320)
+    apply = nodes.NODE_CLASS_MAPPINGS["ControlNetApplyAdvanced"]()
+    vae = projection_vae()
+    stock = apply.apply_controlnet(text(1), text(2), control_net, image, 1.0, 0.0, 1.0, vae=vae)
+    model = patch_tiles(sd, 128, 64)
+    ours = denoise(model, noise(), *with_control(control_net, image))
+    assert_close(denoise(model, noise(), *stock), ours, 2e-4)
+
+
+def test_chained_controls_are_cut_too(sd, control_net):
+    first = with_control(control_net, picture(192, 320, seed=1), strength=0.4)
+    both = with_control(control_net, picture(192, 320, seed=2), *first, strength=0.6)
+    whole = denoise(sd, noise(), *both)
+    tiled = denoise(patch_tiles(sd, 128, 64), noise(), *both)
+    assert (tiled - whole).std() < NEAR * whole.std()
+
+
+def test_areas_and_masks_are_cut_to_the_window(sd):
+    left, right = text(1), text(2)
+    left[0][1]["area"] = (24, 20, 0, 0)
+    right[0][1]["area"] = (24, 20, 0, 20)
+    whole = denoise(sd, noise(), left + right, text(3))
+    tiled = denoise(patch_tiles(sd, 128, 64), noise(), left + right, text(3))
+    assert (tiled - whole).std() < NEAR * whole.std()
+    mask = torch.zeros(1, 24, 40)
+    mask[..., :20] = 1
+    left, right = text(1), text(2)
+    left[0][1] |= {"mask": mask, "mask_strength": 1.0}
+    right[0][1] |= {"mask": 1 - mask, "mask_strength": 1.0}
+    whole = denoise(sd, noise(), left + right, text(3))
+    tiled = denoise(patch_tiles(sd, 128, 64), noise(), left + right, text(3))
+    assert (tiled - whole).std() < NEAR * whole.std()
+
+
+def test_an_axis_shorter_than_the_tile_is_not_cut(sd):
+    narrow = noise((1, 4, 8, 40))
+    conds = (text(1), text(2))
+    tiled = denoise(patch_tiles(sd, 128, 64), narrow, *conds)
+    assert tiled.shape == narrow.shape
+    assert torch.isfinite(tiled).all()
+
+
+def test_it_goes_on_with_smaller_tiles_when_memory_runs_out(sd, caplog):
+    model = patch_tiles(sd, 192, 64)
+    full = {"calls": 0}
+
+    def fails_on_large(executor, inner, conds, x, timestep, options):
+        if x.shape[-1] > 16:
+            full["calls"] += 1
+            raise comfy.model_management.OOM_EXCEPTION("out of memory")
+        return executor(inner, conds, x, timestep, options)
+
+    model.add_wrapper_with_key("calc_cond_batch", "small_device", fails_on_large)
+    out = denoise(model, noise(), text(1), text(2))
+    assert torch.isfinite(out).all()
+    assert full["calls"] == 1
+    assert "goes on with 16" in caplog.text
+
+
+def test_too_little_memory_for_smaller_tiles_is_out_of_memory(sd):
+    model = patch_tiles(sd, 128, 64)
+
+    def fails(*_):
+        raise comfy.model_management.OOM_EXCEPTION("out of memory")
+
+    model.add_wrapper_with_key("calc_cond_batch", "small_device", fails)
+    with pytest.raises(comfy.model_management.OOM_EXCEPTION):
+        denoise(model, noise(), text(1), text(2))
+
+
+def test_room_is_made_for_a_tile_not_for_the_whole(sd, monkeypatch):
+    asked = []
+    real = comfy.model_management.load_models_gpu
+
+    def load(models, memory_required=0, **options):
+        asked.append(memory_required)
+        return real(models, memory_required=memory_required, **options)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", load)
+    denoise(sd, noise(), text(1), text(2))
+    denoise(patch_tiles(sd, 64, 32), noise(), text(1), text(2))
+    whole, tiled = (value for value in asked if value > 0)
+    assert tiled < whole
+
+
+@pytest.mark.parametrize("tile, overlap", [(128, 128), (64, 100), (64, -1)])
+def test_an_overlap_that_leaves_nothing_is_refused(sd, tile, overlap):
+    with pytest.raises(ValueError, match="smaller than the tile"):
+        patch_tiles(sd, tile, overlap)
+
+
+def test_gligen_boxes_are_refused(sd):
+    boxes = text(1)
+    boxes[0][1]["gligen"] = ("position", tiny_model(), [])
+    with pytest.raises(ValueError, match="GLIGEN"):
+        denoise(patch_tiles(sd, 128, 64), noise(), boxes, text(2))
