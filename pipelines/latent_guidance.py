@@ -38,6 +38,8 @@ GUIDANCE_WEIGHTINGS: tuple[str, ...] = get_args(GuidanceWeighting)
 LARGEST_PADDING_PX = 63
 # Memory of decoding with its gradient as a multiple of ComfyUI's estimate for decoding alone.
 GRADIENT_MEMORY = 3.0
+# A move in pixels is shortened at most this often: the decoder is not linear on long moves.
+MOST_SHORTENINGS = 8
 
 PostCfg = Callable[[dict[str, Any]], Tensor]
 
@@ -278,6 +280,16 @@ def _pixel_pull(
         in_use = [guider.model_patcher, *guider.loaded_models]
         comfy.model_management.load_models_gpu(in_use, memory_required=memory)
 
+    def shortened(
+        latent: Tensor, move: Tensor, before: Tensor, aim: Tensor, weight: Tensor
+    ) -> Tensor:
+        for _ in range(MOST_SHORTENINGS):
+            share = best_share(before, decode(latent + move) - aim, weight)
+            move = share * move
+            if share.item() > 0.5:  # the nearest point is about as far as was looked
+                break
+        return move
+
     def pull_one(latent: Tensor, aim: Tensor, weight: Tensor, step: Tensor) -> Tensor:
         for _ in range(guidance.repeat):
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -288,8 +300,7 @@ def _pixel_pull(
                 (move,) = torch.autograd.grad(pixels, variable, delta)
             move = step * move
             if guidance.clamp:
-                before = pixels.detach() - aim
-                move = move * best_share(before, decode(latent + move) - aim, weight)
+                move = shortened(latent, move, pixels.detach() - aim, aim, weight)
             latent = latent + move
         return latent
 

@@ -28,7 +28,7 @@ class NormalDenoiser(nn.Module):
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, **_: Any) -> Tensor:
         self.timesteps.append(timesteps[0].item())
-        a = self.kept[timesteps.long()].view(-1, 1, 1, 1)
+        a = self.kept[timesteps.long().clamp(max=len(self.kept) - 1)].view(-1, 1, 1, 1)
         mean = context.view(len(context), *x.shape[1:]).double()
         clean = mean + VARIANCE * a.sqrt() / (VARIANCE * a + 1 - a) * (x - a.sqrt() * mean)
         if self.velocity:
