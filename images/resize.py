@@ -78,4 +78,4 @@ def resize_bicubic_8bit(x: Tensor, height: int, width: int) -> Tensor:
         np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
         for pixels in levels
     ]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous().float() / 255

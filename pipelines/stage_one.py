@@ -140,7 +140,8 @@ def remove_degradation(
     with _loaded(network, _memory_required(network, size, used_tile)) as device:
         runner = _Runner(network, device, len(planes), used_tile, tile_overlap, chosen == "SwinIR")
         for picture in planes.split(1):
-            y = runner.run(_before_network(chosen, picture, target, size, resize))
+            x = _before_network(chosen, picture.contiguous(), target, size, resize)
+            y = runner.run(x)
             cleaned.append(_after_network(chosen, y, target))
     made = torch.cat(cleaned)
     made = planes_to_image(made.clamp(0, 1) if clamp else made)
@@ -234,10 +235,10 @@ class _Runner:
 
     def _call(self, x: Tensor, number: int, calls: int) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        y = _call_network(self.network, x.to(self.device, self.network.dtype)).float().cpu()
+        y = _call_network(self.network, x.contiguous().to(self.device, self.network.dtype))
         done = self.finished * calls + number + 1
         self.bar.update_absolute(done, self.pictures * calls)
-        return y
+        return y.float().cpu()
 
 
 def _call_network(network: spandrel.ImageModelDescriptor, x: Tensor) -> Tensor:
