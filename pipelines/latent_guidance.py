@@ -36,8 +36,9 @@ GUIDANCE_WEIGHTINGS: tuple[str, ...] = get_args(GuidanceWeighting)
 
 # An image may be this much smaller than what the latent decodes to: DiffBIR pads to multiples of 64.
 LARGEST_PADDING_PX = 63
-# Memory of decoding with its gradient as a multiple of ComfyUI's estimate for decoding alone.
-GRADIENT_MEMORY = 3.0
+# Memory of decoding with its gradient, as a multiple of ComfyUI's estimate for decoding alone: 2.6 of
+# it is kept for the gradient of SD's decoder, measured, and the rest is for what comes and goes.
+GRADIENT_MEMORY = 3.5
 # A move in pixels is shortened at most this often: the decoder is not linear on long moves.
 MOST_SHORTENINGS = 8
 
