@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .diffbir_control import DiffBIRConditioning, LAControlNetLoader
+from .diffbir_guidance import DiffBIRDynamicCFG, DiffBIRLatentGuidance
+from .diffbir_restore import DiffBIRRestoreImage
+from .diffbir_sampling import DiffBIRSampler, DiffBIRSpacedScheduler
+from .diffbir_stage_one import DiffBIRRemoveDegradation, SwinIRLoader
 from .image import RestorationColorFix, RestorationFinish
 from .resshift_loaders import ResShiftLoader, ResShiftVAELoader
 from .resshift_restore import ResShiftRestoreImage
@@ -14,6 +19,7 @@ from .resshift_sampling import (
     ResShiftConditioning,
     ResShiftModelSampling,
 )
+from .tiles import RestorationTiles
 
 NODES: list[type[io.ComfyNode]] = [
     ResShiftLoader,
@@ -24,6 +30,16 @@ NODES: list[type[io.ComfyNode]] = [
     ResidualShiftSamplerSelect,
     ResidualShiftScheduler,
     ResShiftRestoreImage,
+    LAControlNetLoader,
+    SwinIRLoader,
+    DiffBIRRemoveDegradation,
+    DiffBIRConditioning,
+    DiffBIRLatentGuidance,
+    DiffBIRDynamicCFG,
+    DiffBIRSampler,
+    DiffBIRSpacedScheduler,
+    DiffBIRRestoreImage,
+    RestorationTiles,
     RestorationColorFix,
     RestorationFinish,
 ]

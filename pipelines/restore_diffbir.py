@@ -1,0 +1,208 @@
+"""DiffBIR as a whole: an IMAGE in, an IMAGE out."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..images.color import ColorFix
+from ..images.conversion import image_to_planes
+from .control import Start, prepare_diffbir
+from .diffbir_presets import DiffBIRPreset
+from .diffbir_sampling import NO_GUIDANCE, OFFICIAL, sample_diffbir
+from .finish import enlarge_alpha, finish_restoration
+from .latent_guidance import LatentGuidance
+from .noise import BatchNoise
+from .sampling import run_callback
+from .stage_one import Rounding, Rules, remove_degradation
+
+
+@dataclass(frozen=True)
+class DiffBIRWeights:
+    """The networks of a run.
+
+    Attributes:
+        model: MODEL of Stable Diffusion 2.1.
+        clip: Its CLIP.
+        vae: Its VAE.
+        control_net: A LAControlNet.
+        upscale_model: The network of stage 1; None where the image is clean already.
+    """
+
+    model: Any
+    clip: Any
+    vae: Any
+    control_net: Any
+    upscale_model: Any = None
+
+
+@dataclass(frozen=True)
+class StageOneSettings:
+    """What stage 1 does; see `remove_degradation`."""
+
+    rules: Rules = "auto"
+    tile: int = 0
+    resize: Rounding = "official 8-bit"
+
+
+STAGE_ONE = StageOneSettings()
+
+
+def restore_with_diffbir(
+    weights: DiffBIRWeights,
+    image: Tensor,
+    *,
+    preset: DiffBIRPreset,
+    seed: int,
+    scale: float = 4.0,
+    prompt: str = "",
+    negative_prompt: str = "",
+    steps: int = 0,
+    cfg: float = 0.0,
+    sampler: str = OFFICIAL,
+    scheduler: str = OFFICIAL,
+    strength: float = 1.0,
+    noise_aug: int = 0,
+    start: Start = "noise",
+    guidance: LatentGuidance = NO_GUIDANCE,
+    color_fix: ColorFix = "wavelet",
+    stage_one: StageOneSettings = STAGE_ONE,
+    batch_noise: BatchNoise = "different per image",
+) -> Tensor:
+    """Return every picture of a batch restored by both stages of DiffBIR.
+
+    Each stage takes the pictures one after the other, so a device's memory does not grow with the
+    batch and a picture does not depend on its neighbours.
+
+    Args:
+        weights: The networks.
+        image: `(B, H, W, C)` IMAGE; alpha comes back enlarged.
+        preset: Settings of the version that the weights belong to.
+        seed: Decides all noise.
+        scale: Side of the result over that of `image`; 1 for faces and for denoising.
+        prompt: What the picture shows; put in front of the preset's own prompt.
+        negative_prompt: What it must not show; the preset's where it is empty.
+        steps: Network calls a picture; 0 means the preset's.
+        cfg: Scale of classifier-free guidance; 0 means the preset's.
+        sampler: `official`, `spaced` or one of ComfyUI's.
+        scheduler: `official` or one of ComfyUI's.
+        strength: Factor of the control branch.
+        noise_aug: Training timestep whose noise is added to the condition, 0 for none.
+        start: Whether sampling starts from noise or from the condition.
+        guidance: Latent guidance to the result of stage 1, none by default.
+        color_fix: See `fix_color`; the reference is the result of stage 1.
+        stage_one: Rules of stage 1.
+        batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
+    Returns:
+        `(B, H scale, W scale, 3)` or, with alpha, 4 channels, in [0, 1].
+    Raises:
+        ValueError: If an input does not fit; the message says which and what to do.
+
+    Source: Lin et al. 2023 (arXiv 2308.15070).
+    """
+    _, alpha = image_to_planes(image)
+    positive = encode_text(weights.clip, join_prompt(prompt, preset.positive))
+    negative = encode_text(weights.clip, negative_prompt.strip() or preset.negative)
+    vae = _unclamped(weights.vae)
+    run_steps = steps or preset.steps
+    callback_after = run_callback(weights.model, run_steps * len(image))
+    # Stage by stage over the whole batch, so that no network is loaded twice.
+    cleaned = [
+        remove_degradation(
+            weights.upscale_model,
+            image[k : k + 1],
+            scale=scale,
+            rules=stage_one.rules,
+            tile=stage_one.tile,
+            resize=stage_one.resize,
+        )
+        for k in range(len(image))
+    ]
+    inputs = [
+        prepare_diffbir(
+            positive,
+            negative,
+            weights.control_net,
+            vae,
+            picture.image,
+            strength=strength,
+            noise_aug=noise_aug,
+            zero_snr=preset.zero_snr,
+            start=start,
+            seed=seed if batch_noise == "same for all" else seed + k,
+        )
+        for k, picture in enumerate(cleaned)
+    ]
+    sampled = [
+        sample_diffbir(
+            weights.model,
+            prepared.positive,
+            prepared.negative,
+            prepared.latent,
+            preset=preset,
+            seed=seed,
+            steps=steps,
+            cfg=cfg,
+            sampler=sampler,
+            scheduler=scheduler,
+            guidance=guidance,
+            vae=vae,
+            batch_noise=batch_noise,
+            first=k,
+            callback=callback_after(run_steps * k),
+        )
+        for k, prepared in enumerate(inputs)
+    ]
+    restored = [
+        finish_restoration(
+            vae.decode(latent["samples"]),
+            prepared.width,
+            prepared.height,
+            reference=picture.image,
+            color_fix=color_fix,
+            output_width=picture.output_width,
+            output_height=picture.output_height,
+        ).cpu()
+        for picture, prepared, latent in zip(cleaned, inputs, sampled, strict=True)
+    ]
+    finished = torch.cat(restored)
+    if alpha is None:
+        return finished
+    plane = enlarge_alpha(alpha, *finished.shape[1:3]).movedim(1, -1)
+    return torch.cat([finished, plane.to(finished)], dim=-1)
+
+
+def join_prompt(caption: str, quality: str) -> str:
+    """Return caption and quality text joined as the reference implementation does."""
+    return ", ".join(part for part in (caption.strip(), quality) if part)
+
+
+def encode_text(clip: Any, text: str) -> list:
+    """Return the CONDITIONING of a text.
+
+    Raises:
+        ValueError: If the checkpoint had no text encoder.
+    """
+    if clip is None:
+        raise ValueError(
+            "there is no text encoder at 'clip'. Load a checkpoint that has one, such as"
+            " v2-1_512-ema-pruned, with Load Checkpoint."
+        )
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def _unclamped(vae: Any) -> Any:
+    """Return the VAE with decoded pixels left as they are.
+
+    The colour correction compares frequencies, which clamping would change; its result is clamped.
+    A VAE that does something else than ComfyUI's usual mapping from [-1, 1] is left as it is.
+    """
+    if vae.process_output(torch.tensor([-3.0, 0.0, 3.0])).tolist() != [0.0, 0.5, 1.0]:
+        return vae
+    unclamped = copy.copy(vae)
+    unclamped.process_output = lambda image: image.add_(1).div_(2)
+    return unclamped
