@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ pytestmark = pytest.mark.comfy
 
 PACK_ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted(path.stem for path in (PACK_ROOT / "workflows").glob("*.json"))
+# Those of DiffBIR run over HTTP; here the separate nodes do, once.
+HERE = [name for name in WORKFLOWS if name in ("diffbir_v2_x4", "restoration_stage1")]
+HERE += [name for name in WORKFLOWS if name.startswith("resshift")]
 SCHEMAS = Path(__file__).parent / "schemas.json"
 
 
@@ -61,9 +65,12 @@ def test_every_input_and_node_is_explained(comfy: InProcessComfy):
             assert part.tooltip, f"{schema.node_id}.{part.id}"
 
 
-@pytest.mark.parametrize("name", WORKFLOWS)
+@pytest.mark.parametrize("name", HERE)
 def test_a_shipped_workflow_runs_and_saves_a_picture(comfy: InProcessComfy, name: str):
-    run = comfy.run(api_prompt(name))
+    prompt = api_prompt(name)
+    if name == "diffbir_v2_x4":
+        prompt["5"]["inputs"]["steps"] = 2
+    run = comfy.run(prompt)
     assert run.success, run.error
     assert len(run.outputs["8"]["images"]) == 1
 
@@ -72,9 +79,88 @@ def test_every_node_is_in_a_shipped_workflow_or_run_here():
     from pack.tests.support.running import pack_module
 
     shipped = {node["class_type"] for name in WORKFLOWS for node in api_prompt(name).values()}
-    here = {"ResShiftModelSampling", "RestorationColorFix"}
+    here = {"ResShiftModelSampling", "RestorationColorFix", *STOCK_GRAPH_NODES}
     registered = {node.GET_SCHEMA().node_id for node in pack_module("nodes").NODES}
     assert registered <= shipped | here
+
+
+STOCK_GRAPH_NODES = {
+    "DiffBIRDynamicCFG",
+    "DiffBIRLatentGuidance",
+    "DiffBIRSpacedScheduler",
+    "RestorationTiles",
+}
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def test_the_parts_of_diffbir_go_into_a_stock_graph(comfy: InProcessComfy):
+    """Load Checkpoint, Apply ControlNet with its VAE, SamplerCustom, and this pack's patches."""
+    prompt = {
+        "1": node("CheckpointLoaderSimple", ckpt_name="v2-1_512-ema-pruned.safetensors"),
+        "2": node("LAControlNetLoader", control_net_name="v2.pth"),
+        "3": node("LoadImage", image="restoration_face.jpg"),
+        "4": node(
+            "ImageScale",
+            image=["3", 0],
+            upscale_method="bilinear",
+            width=192,
+            height=128,
+            crop="disabled",
+        ),
+        "5": node("CLIPTextEncode", clip=["1", 1], text="a portrait"),
+        "6": node(
+            "ControlNetApplyAdvanced",
+            positive=["5", 0],
+            negative=["5", 0],
+            control_net=["2", 0],
+            image=["4", 0],
+            vae=["1", 2],
+            strength=1.0,
+            start_percent=0.0,
+            end_percent=1.0,
+        ),
+        "7": node("VAEEncode", pixels=["4", 0], vae=["1", 2]),
+        "8": node("RestorationTiles", model=["1", 0], tile=128, tile_overlap=64, blend="linear"),
+        "9": node("DiffBIRDynamicCFG", model=["8", 0]),
+        "10": node(
+            "DiffBIRLatentGuidance",
+            model=["9", 0],
+            scale=0.5,
+            fidelity=0.1,
+            version="v2",
+            start_percent=0.0,
+            end_percent=1.0,
+            space="rgb",
+            weighting="edges",
+            repeat=1,
+            clamp=True,
+            image=["4", 0],
+            vae=["1", 2],
+        ),
+        "11": node("DiffBIRSpacedScheduler", model=["1", 0], steps=2),
+        "12": node("KSamplerSelect", sampler_name="ddpm"),
+        "13": node("EmptyLatentImage", width=192, height=128, batch_size=1),
+        "14": node(
+            "SamplerCustom",
+            model=["10", 0],
+            add_noise=True,
+            noise_seed=1,
+            cfg=4.0,
+            positive=["6", 0],
+            negative=["6", 1],
+            sampler=["12", 0],
+            sigmas=["11", 0],
+            latent_image=["13", 0],
+        ),
+        "15": node("VAEDecode", samples=["14", 0], vae=["1", 2]),
+        "16": node("SaveImage", images=["15", 0], filename_prefix="stock"),
+    }
+    run = comfy.run(prompt)
+    assert run.success, run.error
+    assert len(run.outputs["16"]["images"]) == 1
 
 
 def test_own_deblurring_weights_keep_the_size(comfy: InProcessComfy):
@@ -140,6 +226,19 @@ def test_the_advanced_sampler_gives_the_picture_of_the_sampler_node(comfy: InPro
 
 
 BAD_INPUTS = {
+    "a ResShift model in DiffBIR's sampler": (
+        prompt_of("diffbir_v2_x4", n5={"model": ["30", 0]})
+        | {"30": api_prompt("resshift_x4_bundled")["1"]},
+        "DiffBIR works on Stable Diffusion 2.1",
+    ),
+    "a restoration network in the control loader's place": (
+        prompt_of("diffbir_v2_x4", n2={"control_net_name": "not_a_control.pth"}),
+        "is not a LAControlNet",
+    ),
+    "a control branch in the restoration loader's place": (
+        prompt_of("diffbir_v2_x4", n9={"model_name": "not_a_network.pth"}),
+        "Load LAControlNet",
+    ),
     "a preset of another task": (
         prompt_of("resshift_x4_released", n1={"preset": "inpainting, 4 steps"}),
         "choose the model's right preset",
@@ -176,6 +275,11 @@ def test_wrong_use_says_what_to_do(comfy: InProcessComfy, case: str):
     models = comfy.base / "models" / "diffusion_models"
     save_file(random_vq_weights(), models / "not_a_model.safetensors")
     save_file(random_unet_weights(), models / "renamed.safetensors")
+    folders = comfy.base / "models"
+    shutil.copy(
+        folders / "upscale_models" / "BSRNet.pth", folders / "controlnet" / "not_a_control.pth"
+    )
+    shutil.copy(folders / "controlnet" / "v2.pth", folders / "upscale_models" / "not_a_network.pth")
     prompt, remedy = BAD_INPUTS[case]
     run = comfy.run(prompt)
     assert not run.success
