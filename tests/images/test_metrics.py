@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import piq
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from pack.images.metrics import psnr, ssim
+from pack.images.metrics import gmsd, psnr, ssim
 
 
 def pair(batch: int = 3, height: int = 45, width: int = 61) -> tuple[Tensor, Tensor]:
@@ -54,8 +55,22 @@ def test_ssim_is_that_of_scikit_image_on_luma_without_the_border():
     assert ssim(image, reference).tolist() == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.parametrize(("height", "width"), [(44, 60), (8, 4)])
+def test_gmsd_is_that_of_piq(height, width):
+    image, reference = pair(3, height, width)
+    expected = piq.gmsd(image, reference, reduction="none").tolist()
+    assert gmsd(image, reference).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_equal_pictures_have_a_gmsd_of_zero_at_any_size():
+    for height, width in ((45, 61), (4, 5)):
+        _, reference = pair(2, height, width)
+        assert gmsd(reference, reference).tolist() == pytest.approx([0, 0], abs=1e-12)
+
+
 def test_more_noise_is_worse():
     image, reference = pair()
+    assert (gmsd(image, reference).diff() > 0).all()
     assert (psnr(image, reference).diff() < 0).all()
     assert (ssim(image, reference).diff() < 0).all()
 
