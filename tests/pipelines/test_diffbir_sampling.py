@@ -128,7 +128,8 @@ def test_spaced_runs_are_the_references(monkeypatch, trajectories, name):
         callback=watched(seen),
     )
     assert_close(result["samples"] * LATENT_SCALE, golden[f"{name}_x"][-1:], 2e-5)
-    assert_close(torch.cat(seen), golden[f"{name}_pred_x0"], 2e-4)  # k is 10 at the start
+    # With guidance the first prediction moves ten times its distance, and so does its rounding.
+    assert_close(torch.cat(seen), golden[f"{name}_pred_x0"], 5e-5 if name != "v2_guided" else 2e-4)
     assert model.model.diffusion_model.timesteps == settings["timesteps_descending"]
 
 
@@ -199,7 +200,7 @@ def test_whole_runs_with_the_control_network_are_the_references(
         sampler="spaced",
         guidance=LatentGuidance(settings["guidance_scale"] or 0.0, clamp=False),
     )
-    error = {"eps": 3e-4, "eps_guided": 6e-5, "v_zsnr_rescaled": 6e-5}[run]
+    error = {"eps": 3e-4, "eps_guided": 4.2e-5, "v_zsnr_rescaled": 2e-5}[run]
     assert_close(result["samples"] * LATENT_SCALE, golden[f"{run}_result"], error)
 
 
@@ -361,6 +362,16 @@ def test_another_model_is_refused_by_name():
     inpainting.model.model_config.unet_config["in_channels"] = 9
     with pytest.raises(ValueError, match="for inpainting"):
         run(inpainting)
+
+
+@pytest.mark.parametrize("preset", [V2, V21])
+@pytest.mark.parametrize("sampler", ["dpmpp_3m_sde", "euler_ancestral", "euler"])
+def test_one_step_of_a_stock_sampler_is_the_prediction(preset, sampler):
+    model = analytic_model(velocity=preset.prediction == "v")
+    seen = []
+    sampled = run(model, preset=preset, sampler=sampler, steps=1, callback=watched(seen))
+    assert len(seen) == 1
+    assert_close(sampled * LATENT_SCALE, seen[0], 2e-3)  # euler's difference of large states
 
 
 def test_one_step_of_the_spaced_sampler_is_refused():
