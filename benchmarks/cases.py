@@ -24,6 +24,7 @@ from ..model_loaders.resshift import (
     load_vq_vae,
 )
 from ..pipelines.restore import restore_with_resshift
+from .diffbir import run_diffbir, run_stage_one
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRESET = "realsr x4, 4 steps (v3)"
@@ -79,6 +80,10 @@ def build(kind: str, size: int, batch: int, precision: str, folder: Path) -> Bui
         return build_unet(size, batch, precision, folder)
     if kind == "bundled":
         return build_restoration(load_bundled_model(dtype=precision), bundled_vae(), size, batch)
+    if kind in ("swinir", "bsrnet"):
+        return BuiltCase(run_stage_one(kind, size, batch))
+    if kind in ("step", "guided step", "ten steps"):
+        return BuiltCase(run_diffbir(kind, size, batch, folder))
     vae = load_vq_vae(folder / VQ_FILE)
     if kind == "restore":
         model = load_resshift(folder / UNET_FILE, preset=PRESET, dtype=precision)

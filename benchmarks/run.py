@@ -25,6 +25,18 @@ PRECISIONS = ("fp32", "bf16")
 COLUMNS = ("case", "precision", "seconds", "TFLOP", "GFLOP/s", "of rate", "peak MiB", "estimated")
 
 
+KIND_NAMES = {
+    "encode": "vq encode",
+    "decode": "vq decode",
+    "restore": "pipeline x4",
+    "swinir": "stage 1 SwinIR",
+    "bsrnet": "stage 1 BSRNet x4",
+    "step": "DiffBIR step",
+    "guided step": "DiffBIR guided step",
+    "ten steps": "DiffBIR ten steps",
+}
+
+
 class BenchError(Exception):
     """A case could not be measured; the message says why."""
 
@@ -34,7 +46,8 @@ class Case:
     """One thing to measure.
 
     Attributes:
-        kind: `unet`, `encode`, `decode`, `restore` or `bundled`.
+        kind: `unet`, `encode`, `decode`, `restore` or `bundled` of ResShift; `swinir`, `bsrnet`,
+            `step`, `guided step` or `ten steps` of DiffBIR.
         size: Side of the latent for `unet`, of the large image for `encode` and `decode`, of the
             small image otherwise.
         batch: Pictures at once.
@@ -47,8 +60,7 @@ class Case:
     @property
     def name(self) -> str:
         """What the table calls it."""
-        kind = self.kind if self.kind in ("unet", "bundled") else f"vq {self.kind}"
-        kind = "pipeline x4" if self.kind == "restore" else kind
+        kind = KIND_NAMES.get(self.kind, self.kind)
         unit = " latent" if self.kind == "unet" else " px"
         return f"{kind} {self.size}{unit}" + (f" batch {self.batch}" if self.batch > 1 else "")
 
@@ -65,6 +77,11 @@ FULL = (
     Case("decode", 1024),
     Case("restore", 64),
     Case("bundled", 256),
+    Case("swinir", 512),
+    Case("bsrnet", 128),
+    Case("step", 512),
+    Case("guided step", 512),
+    Case("ten steps", 512),
 )
 QUICK = (
     Case("unet", 64),

@@ -56,10 +56,13 @@ def set_up(precision: str | None) -> None:
     import torch
     from comfy.cli_args import args
 
-    # Read when comfy.model_management is imported. The dtype of a VAE is ComfyUI's option.
+    # Read when comfy.model_management is imported. The dtypes of SD's networks and of VAEs are
+    # ComfyUI's options.
     args.cpu = not torch.accelerator.is_available()
     args.fp32_vae = precision == "fp32"
     args.bf16_vae = precision == "bf16"
+    args.fp32_unet = precision == "fp32"
+    args.bf16_unet = precision == "bf16"
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ class VQAutoencoder(nn.Module):
         self.encoder = Encoder(**sizes)
         self.decoder = Decoder(**sizes)
         for half in (self.encoder, self.decoder):
-            attention = half.get_submodule("mid.attn_1")
+            attention: Any = half.get_submodule("mid.attn_1")
             attention.optimized_attention = _fused_on_cpus(attention.optimized_attention)
         for level, blocks in enumerate(config.num_res_blocks):
             _keep_blocks(self.encoder.get_submodule(f"down.{level}.block"), blocks)

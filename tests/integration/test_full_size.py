@@ -1,0 +1,48 @@
+"""DiffBIR with networks of their released size, over ComfyUI's HTTP API."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.comfy, pytest.mark.slow]
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+NEEDED_BYTES = 13 * 2**30
+
+
+@pytest.mark.skipif(
+    psutil.virtual_memory().total < NEEDED_BYTES, reason="needs 13 GiB of memory for float32 weights"
+)
+def test_released_sizes_load_and_run(tmp_path: Path, record_property):
+    """SD 2.1, LAControlNet v2 and SwinIR, random, in 16 bit: the workflow of v2 in two steps."""
+    from pack.tests.support.comfy_client import Server
+    from pack.tests.support.released_diffbir import write_full_size_files
+
+    write_full_size_files(tmp_path / "models")
+    shutil.copytree(WORKFLOWS / "inputs", tmp_path / "input")
+    prompt = json.loads((WORKFLOWS / "api" / "diffbir_face.json").read_text("utf-8"))
+    prompt["2"]["inputs"]["control_net_name"] = "v2.safetensors"
+    prompt["9"]["inputs"]["model_name"] = "general_swinir_v1.ckpt"
+    prompt["5"]["inputs"]["steps"] = 2
+    with Server(tmp_path) as server:
+        run = server.run(prompt)
+        assert run.end == "execution_success", run.of("execution_error") or server.log()[-2000:]
+        assert server.picture(run, "8").size == (512, 512)
+        peak = peak_bytes(server.process.pid)
+        assert "missing" not in server.log().lower(), "a file lacks weights"
+    record_property("peak_gib", round(peak / 2**30, 2))
+    print(f"peak memory of the server: {peak / 2**30:.2f} GiB")
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the most memory a process has held, or what it holds where that is not told."""
+    status = Path(f"/proc/{pid}/status")
+    if status.exists():
+        (line,) = (t for t in status.read_text().splitlines() if t.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return psutil.Process(pid).memory_info().rss
