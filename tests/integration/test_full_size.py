@@ -16,7 +16,8 @@ NEEDED_BYTES = 13 * 2**30
 
 
 @pytest.mark.skipif(
-    psutil.virtual_memory().total < NEEDED_BYTES, reason="needs 13 GiB of memory for float32 weights"
+    psutil.virtual_memory().total < NEEDED_BYTES,
+    reason="needs 13 GiB of memory for float32 weights",
 )
 def test_released_sizes_load_and_run(tmp_path: Path, record_property):
     """SD 2.1, LAControlNet v2 and SwinIR, random, in 16 bit: the workflow of v2 in two steps."""
