@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..images.color import COLOR_FIXES, ColorFix
 from ..pipelines.noise import BatchNoise
-from ..pipelines.restore import restore_with_resshift
+from ..pipelines.restore import TILES, TILINGS, TileSettings, Tiling, restore_with_resshift
 from .messages import names_its_node
 from .resshift_sampling import (
     CATEGORY,
@@ -18,6 +18,8 @@ from .resshift_sampling import (
     seed_input,
     steps_input,
 )
+
+MAX_TILE = 8192
 
 
 class ResShiftRestoreImage(io.ComfyNode):
@@ -63,6 +65,41 @@ class ResShiftRestoreImage(io.ComfyNode):
                     ),
                 ),
                 batch_noise_input(),
+                io.Combo.Input(
+                    "tiling",
+                    options=list(TILINGS),
+                    default=TILES.tiling,
+                    advanced=True,
+                    tooltip=(
+                        "How pictures larger than a tile are cut: at every step, which leaves no"
+                        " seams; in pieces restored one by one, as the official program does; or"
+                        " not at all."
+                    ),
+                ),
+                io.Int.Input(
+                    "tile",
+                    default=TILES.tile,
+                    min=64,
+                    max=MAX_TILE,
+                    step=64,
+                    advanced=True,
+                    tooltip=(
+                        "Side of a tile in pixels of the result. Smaller needs less memory and"
+                        " sees less of the picture at once."
+                    ),
+                ),
+                io.Int.Input(
+                    "tile_overlap",
+                    default=TILES.overlap,
+                    min=0,
+                    max=MAX_TILE,
+                    step=8,
+                    advanced=True,
+                    tooltip=(
+                        "Pixels that neighbouring tiles share at every step; a quarter of a tile"
+                        " hides the seams."
+                    ),
+                ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -84,6 +121,9 @@ class ResShiftRestoreImage(io.ComfyNode):
         randomness: float,
         color_fix: ColorFix,
         batch_noise: BatchNoise,
+        tiling: Tiling,
+        tile: int,
+        tile_overlap: int,
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
         """Restore the images."""
@@ -98,5 +138,6 @@ class ResShiftRestoreImage(io.ComfyNode):
                 randomness=randomness,
                 color_fix=color_fix,
                 batch_noise=batch_noise,
+                tiles=TileSettings(tiling, tile, tile_overlap),
             )
         )

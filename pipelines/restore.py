@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ..images.color import ColorFix
-from ..images.conversion import image_to_planes
+from ..images.conversion import image_to_planes, mask_to_plane
+from ..samplers.tiles import cut_tile, merge_tiles, tile_positions
 from .conditioning import prepare_resshift, resshift_model
 from .finish import enlarge_alpha, finish_restoration
-from .noise import BatchNoise
+from .noise import SEED_COUNT, BatchNoise
 from .sampling import residual_shift_sigmas, run_callback, sample_resshift
+from .tiles import TiledVAE, patch_tiles
+
+Tiling = Literal["per step", "official chop", "off"]
+TILINGS: tuple[str, ...] = get_args(Tiling)
+
+# Between the seeds of the pieces of one picture, far from those of a batch's other pictures.
+PIECE_SEED_STEP = 1 << 32
+# The reference's overlap is an eighth of its tile: 64 of 512.
+CHOP_OVERLAP = 8
+
+
+@dataclass(frozen=True)
+class TileSettings:
+    """How a large picture is cut.
+
+    Attributes:
+        tiling: `per step` denoises tiles of one latent at every step; `official chop` restores
+            pieces of the picture one by one and averages them, as the reference does; `off` takes
+            the picture whole.
+        tile: Side of a tile in pixels of the result. Whatever is not larger is not cut.
+        overlap: Pixels of the result that tiles share, for `per step`; `official chop` takes an
+            eighth of the tile, as the reference does.
+    """
+
+    tiling: Tiling = "per step"
+    tile: int = 1024
+    overlap: int = 256
+
+
+TILES = TileSettings()
 
 
 def restore_with_resshift(
@@ -26,6 +58,7 @@ def restore_with_resshift(
     randomness: float = 1.0,
     color_fix: ColorFix = "none",
     batch_noise: BatchNoise = "different per image",
+    tiles: TileSettings = TILES,
 ) -> Tensor:
     """Return every picture of a batch restored by ResShift.
 
@@ -42,12 +75,13 @@ def restore_with_resshift(
         randomness: 1 is the published chain, 0 its deterministic member.
         color_fix: See `fix_color`; the reference is `image`.
         batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
+        tiles: How large pictures are cut.
     Returns:
         `(B, H scale, W scale, 3)` or, with alpha, 4 channels, in [0, 1].
     Raises:
         ValueError: If an input does not fit the model; the message says which and what to do.
     """
-    resshift_model(model)
+    network = resshift_model(model)
     _, alpha = image_to_planes(image)
     if mask is not None:
         mask = mask.reshape(-1, *mask.shape[-2:])
@@ -57,37 +91,64 @@ def restore_with_resshift(
                 " each."
             )
         mask = mask.expand(len(image), -1, -1)
+        mask_to_plane(mask, *image.shape[:3])  # pieces would hide that the sizes differ
+    longest = max(image.shape[1:3])
+    side = max(1, tiles.tile // network.record.scale)
+    if tiles.tiling == "per step" and longest > side:
+        model = patch_tiles(model, tiles.tile, tiles.overlap)
+        vae = TiledVAE(vae, tiles.tile, tiles.overlap)
+    if tiles.tiling != "official chop":
+        side = longest
+    places = tile_positions(*image.shape[1:3], side, max(1, side - side // CHOP_OVERLAP))
     run_steps = len(residual_shift_sigmas(model, steps)) - 1
     callback_after = None
     restored = []
     for k in range(len(image)):
         picture = image[k : k + 1]
         hole = None if mask is None else mask[k : k + 1]
-        inputs = prepare_resshift(model, vae, picture, hole)
-        if callback_after is None:  # the preview is fitted by the first encoding
-            callback_after = run_callback(model, run_steps * len(image))
-        sampled = sample_resshift(
-            model,
-            inputs.positive,
-            inputs.latent,
-            seed=seed,
-            steps=steps,
-            randomness=randomness,
-            batch_noise=batch_noise,
-            first=k,
-            callback=callback_after(run_steps * k),
-        )
+        pieces = []
+        for number, place in enumerate(places):
+            part = cut_tile(picture.movedim(-1, 1), place, side).movedim(1, -1)
+            part_of_hole = None if hole is None else cut_tile(hole, place, side)
+            inputs = prepare_resshift(model, vae, part, part_of_hole)
+            if callback_after is None:  # the preview is fitted by the first encoding
+                callback_after = run_callback(model, run_steps * len(image) * len(places))
+            sampled = sample_resshift(
+                model,
+                inputs.positive,
+                inputs.latent,
+                seed=(seed + number * PIECE_SEED_STEP) % SEED_COUNT,
+                steps=steps,
+                randomness=randomness,
+                batch_noise=batch_noise,
+                first=k,
+                callback=callback_after(run_steps * (len(places) * k + number)),
+            )
+            decoded = vae.decode(sampled["samples"])
+            pieces.append(decoded[:, : inputs.height, : inputs.width])
         finished = finish_restoration(
-            vae.decode(sampled["samples"]),
-            inputs.width,
-            inputs.height,
+            _merged(pieces, places, image.shape[1:3], network.record.scale),
+            0,
+            0,
             reference=picture,
             color_fix=color_fix,
             original=None if hole is None else picture,
             mask=hole,
         )
         if alpha is not None:
-            plane = enlarge_alpha(alpha[k : k + 1], inputs.height, inputs.width)
+            plane = enlarge_alpha(alpha[k : k + 1], *finished.shape[1:3])
             finished = torch.cat([finished, plane.movedim(1, -1).to(finished)], dim=-1)
         restored.append(finished.cpu())
     return torch.cat(restored)
+
+
+def _merged(
+    pieces: list[Tensor], places: list[tuple[int, int]], size: tuple[int, ...], scale: int
+) -> Tensor:
+    """Return the IMAGE that pieces of it make, `(1, H scale, W scale, 3)`."""
+    if len(pieces) == 1:
+        return pieces[0]
+    height, width = (side * scale for side in size)
+    positions = [(row * scale, column * scale) for row, column in places]
+    merged = merge_tiles((piece.movedim(-1, 1) for piece in pieces), positions, height, width)
+    return merged.movedim(1, -1)

@@ -74,6 +74,44 @@ def patch_tiles(model: Any, tile: int, overlap: int, blend: TileBlend = "linear"
     return patched
 
 
+class TiledVAE:
+    """A VAE that encodes and decodes in tiles what is larger than one, with ComfyUI's own tiling.
+
+    Args:
+        vae: The VAE.
+        tile: Side of a tile in pixels.
+        overlap: Pixels that neighbouring tiles share.
+    """
+
+    def __init__(self, vae: Any, tile: int, overlap: int):
+        self.vae = vae
+        self.tile = tile
+        self.overlap = overlap
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.vae, name)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return the latent of an IMAGE."""
+        if max(pixels.shape[1:3]) <= self.tile or not self._has_weights():
+            return self.vae.encode(pixels)
+        return self.vae.encode_tiled(
+            pixels[..., :3], tile_x=self.tile, tile_y=self.tile, overlap=self.overlap
+        )
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """Return the IMAGE of a latent."""
+        ratio = self.vae.spacial_compression_decode()
+        if max(samples.shape[2:]) * ratio <= self.tile or not self._has_weights():
+            return self.vae.decode(samples)
+        side, overlap = max(1, self.tile // ratio), self.overlap // ratio
+        return self.vae.decode_tiled(samples, tile_x=side, tile_y=side, overlap=overlap)
+
+    def _has_weights(self) -> bool:
+        """Return whether it is a network; what only folds pixels needs no tiles."""
+        return any(True for _ in self.vae.first_stage_model.parameters())
+
+
 def _grid(model: Any) -> tuple[int, int]:
     """Return output pixels per latent pixel and what the sides of a tile are multiples of."""
     ratio = getattr(model.latent_format, "spacial_downscale_ratio", 8)

@@ -168,7 +168,18 @@ def test_own_deblurring_weights_keep_the_size(comfy: InProcessComfy):
     (vae,) = comfy.call("ResShiftVAELoader", "autoencoder_vq_f4.pth")
     image = torch.rand(2, 40, 56, 3, generator=torch.Generator().manual_seed(2))
     (restored,) = comfy.call(
-        "ResShiftRestoreImage", model, vae, image, 0, 0, 1.0, "none", "different per image"
+        "ResShiftRestoreImage",
+        model,
+        vae,
+        image,
+        0,
+        0,
+        1.0,
+        "none",
+        "different per image",
+        "per step",
+        1024,
+        256,
     )
     assert restored.shape == image.shape
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from pack.pipelines.conditioning import prepare_resshift
 from pack.pipelines.finish import finish_restoration
-from pack.pipelines.restore import restore_with_resshift
+from pack.pipelines.restore import PIECE_SEED_STEP, TileSettings, restore_with_resshift
 from pack.pipelines.sampling import sample_resshift
 from pack.tests.support.golden import assert_close
 from pack.tests.support.tiny import picture
@@ -173,3 +173,56 @@ def test_a_model_of_another_kind_is_refused(sr):
 def test_steps_below_zero_are_refused(sr):
     with pytest.raises(ValueError, match=r"0 \(all 4 of the model\) or more"):
         restore_with_resshift(*sr, picture(8, 8), seed=0, steps=-1)
+
+
+@pytest.mark.parametrize("pair", ["sr", "folded"])
+@pytest.mark.parametrize("tiling", ["per step", "official chop"])
+def test_a_picture_that_is_not_larger_than_a_tile_is_not_cut(pair, tiling, request):
+    model, vae = request.getfixturevalue(pair)
+    image = picture(10, 14)
+    whole = restore_with_resshift(model, vae, image, seed=3, tiles=TileSettings("off"))
+    cut = restore_with_resshift(model, vae, image, seed=3, tiles=TileSettings(tiling, 64, 16))
+    assert torch.equal(cut, whole)
+
+
+@pytest.mark.parametrize("pair", ["sr", "folded"])
+@pytest.mark.parametrize("tiling", ["per step", "official chop"])
+def test_a_large_picture_is_cut_and_comes_back_whole(pair, tiling, request):
+    model, vae = request.getfixturevalue(pair)
+    image = picture(24, 38, channels=4, batch=2)
+    tiles = TileSettings(tiling, 64, 16)
+    cut = restore_with_resshift(model, vae, image, seed=3, tiles=tiles)
+    whole = restore_with_resshift(model, vae, image, seed=3, tiles=TileSettings("off"))
+    assert cut.shape == whole.shape == (2, 96, 152, 4)
+    assert not torch.equal(cut, whole)
+    assert torch.equal(cut[1:], restore_with_resshift(model, vae, image[1:], seed=4, tiles=tiles))
+
+
+def test_the_official_pieces_are_restored_alone_and_averaged(sr):
+    model, vae = sr
+    image = picture(16, 26)
+    chopped = restore_with_resshift(
+        model, vae, image, seed=5, tiles=TileSettings("official chop", 64)
+    )
+    first = restore_with_resshift(model, vae, image[:, :, :16], seed=5)
+    second = restore_with_resshift(model, vae, image[:, :, 10:], seed=5 + PIECE_SEED_STEP)
+    assert torch.equal(chopped[:, :, :40], first[:, :, :40])
+    assert torch.equal(chopped[:, :, 64:], second[:, :, 24:])
+    assert_close(chopped[:, :, 40:64], (first[:, :, 40:] + second[:, :, :24]) / 2, 1e-6)
+
+
+def test_pieces_of_a_hole_are_filled_where_they_lie(inpaint):
+    model, vae = inpaint
+    image, mask = picture(40, 40), torch.zeros(1, 40, 40)
+    mask[:, 5:30, 20:38] = 1
+    for tiling in ("per step", "official chop"):
+        filled = restore_with_resshift(
+            model, vae, image, mask, seed=1, tiles=TileSettings(tiling, 32, 8)
+        )
+        known = mask[0] == 0
+        assert torch.equal(filled[0][known], image[0][known])
+        assert (filled[0][~known] - image[0][~known]).abs().mean() > 0.01
+    with pytest.raises(ValueError, match="resize the mask"):
+        restore_with_resshift(
+            model, vae, image, mask[:, :20], seed=1, tiles=TileSettings("official chop", 32)
+        )
