@@ -181,14 +181,20 @@ class SwinBlock(nn.Module):
     def _window_attention(self, x: Tensor, transformer_options: dict) -> Tensor:
         b, channels, h, w = x.shape
         size = self.window_size
+        grid = (b, h // size, w // size)
+        channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        x = x.permute(0, 2, 3, 1)  # (B, H, W, E)
         if self.shift:
-            x = torch.roll(x, shifts=(-self.shift, -self.shift), dims=(2, 3))
-        windows = x.view(b, channels, h // size, size, w // size, size)
-        windows = windows.permute(0, 2, 4, 3, 5, 1)  # (B, rows, cols, size, size, E)
-        windows = windows.reshape(b, h // size, w // size, size * size, channels)
+            x = torch.roll(x, shifts=(-self.shift, -self.shift), dims=(1, 2))
+        windows = x.reshape(b, h // size, size, w // size, size, channels)
+        windows = windows.transpose(2, 3).reshape(*grid, size * size, channels)
         windows = self.attn(windows, transformer_options)
-        x = windows.view(b, h // size, w // size, size, size, channels)
-        x = x.permute(0, 5, 1, 3, 2, 4).reshape(b, channels, h, w)
+        windows = windows.view(*grid, size, size, channels)
+        # One copy back into the layout that `x` came in.
+        if channels_last:
+            x = windows.transpose(2, 3).reshape(b, h, w, channels).permute(0, 3, 1, 2)
+        else:
+            x = windows.permute(0, 5, 1, 3, 2, 4).reshape(b, channels, h, w)
         if self.shift:
             x = torch.roll(x, shifts=(self.shift, self.shift), dims=(2, 3))
         return x

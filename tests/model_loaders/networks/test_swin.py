@@ -39,6 +39,14 @@ def test_a_swin_layer_is_the_references(variant, image_size, seed):
     assert_close(layer(GOLDEN[f"{variant}.x"], {}), GOLDEN[f"{variant}.y"], 1e-5)
 
 
+def test_a_swin_layer_keeps_the_layout_of_its_input():
+    layer = build_layer(16, 11)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        result = layer(GOLDEN["native.x"].contiguous(memory_format=layout), {})
+        assert result.is_contiguous(memory_format=layout)
+        assert_close(result, GOLDEN["native.y"], 1e-5)
+
+
 def test_the_layer_has_the_references_keys_but_for_buffers():
     expected = [key for key, _ in DESCRIPTION["keys"] if "attn_mask" not in key]
     expected = [key for key in expected if "position_index" not in key]

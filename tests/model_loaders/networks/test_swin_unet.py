@@ -89,6 +89,24 @@ def test_every_block_gives_what_the_references_gives():
         assert_close(output[:1], golden[f"probe.{name}"], 3e-5)  # values reach 13 inside
 
 
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (60, 72), (32, 32)])
+def test_large_maps_lie_channels_last_and_come_out_the_same(height, width):
+    network = build_unet(TINY_UNET, random_unet_weights())
+    inputs = random_call(TINY_UNET, height, width)
+    layouts = []
+
+    def record(module, args, output) -> None:
+        layouts.append(output.is_contiguous(memory_format=torch.channels_last))
+
+    for module in (network.input_blocks[0], network.middle_block, network.output_blocks[-1]):
+        module.register_forward_hook(record)
+    plain = call(network, inputs)
+    with torch.no_grad():
+        turned = call(network, inputs)
+    assert layouts == [False] * 3 + [height * width >= 64 * 64] * 3
+    assert_close(turned, plain, 2e-5)  # values reach 5
+
+
 def test_the_timestep_embedding_is_the_references():
     _, golden = golden_case("resshift/b0_swin_layer")
     for width in (32, 33):
