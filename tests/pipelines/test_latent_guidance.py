@@ -293,8 +293,8 @@ def test_clamped_pixel_guidance_never_ends_farther_than_it_began(vae):
     image = picture(64, 64)
     target = image.movedim(-1, 1) * 2 - 1
     short = torch.tensor([10.0, 9.5, 0.0])  # c1 of 0.01, so the free move counts a hundredfold
-    for version, scale in (("v2", 0.01), ("v2", 100.0), ("v1", 3000.0)):
-        guidance = LatentGuidance(scale, version=version, space="rgb")
+    for scale in (0.01, 100.0):
+        guidance = LatentGuidance(scale, space="rgb")
         model = patch_latent_guidance(analytic_model(), image, guidance, vae=vae)
         for step in predictions(model, sigmas=short):
             far, near = (
@@ -302,6 +302,17 @@ def test_clamped_pixel_guidance_never_ends_farther_than_it_began(vae):
                 for when in ("before", "after")
             )
             assert near < 1.02 * far
+
+
+def test_a_clamped_pull_of_v1_counts_once_however_short_the_step(vae):
+    guidance = LatentGuidance(30.0, version="v1", space="rgb")
+    model = patch_latent_guidance(analytic_model(), picture(64, 64), guidance, vae=vae)
+    moves = []
+    for sigma_next in (9.5, 9.0):
+        step = predictions(model, sigmas=torch.tensor([10.0, sigma_next, 0.0]))[0]
+        moves.append(step["after"] - step["before"])
+    assert moves[0].abs().max() > 1e-3
+    assert_close(moves[0], moves[1], 1e-6)
 
 
 def test_pixel_guidance_rests_outside_of_its_window(vae):
