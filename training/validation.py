@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,14 +59,16 @@ def degrade_at(original: Tensor, level: str, seed: int) -> Tensor:
     return jpeg_compress(noisy, quality)
 
 
-def build_cases(teacher: nn.Module) -> list[Case]:
-    """Return all pictures at all levels."""
+def build_cases(
+    teacher: nn.Module, pictures: Sequence[str] = PICTURES, longest_side: int = LONGEST_SIDE
+) -> list[Case]:
+    """Return all pictures at all levels, reduced to `longest_side`."""
     cases = []
-    for number, name in enumerate(PICTURES):
+    for number, name in enumerate(pictures):
         pixels = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else None
         pixels = getattr(skimage.data, name)() if pixels is None else pixels
         original = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-        factor = min(1.0, LONGEST_SIDE / max(original.shape[2:]))
+        factor = min(1.0, longest_side / max(original.shape[2:]))
         height, width = (int(factor * side) // 16 * 16 for side in original.shape[2:])
         original = resize_bicubic(original, height, width).clamp(0, 1)
         for level in LEVELS:
@@ -106,32 +109,34 @@ def enlarge_all(cases: list[Case]) -> list[Tensor]:
 
 
 def measure(cases: list[Case], restored: list[Tensor], distance: nn.Module) -> dict[str, float]:
-    """Return the mean figures of each level, named `<level>_<figure>`.
+    """Return the mean figures of each level, named `<level>_<figure>`; see `measure_case`."""
+    figures = {}
+    for level in LEVELS:
+        rows = [
+            measure_case(case, image, distance)
+            for case, image in zip(cases, restored, strict=True)
+            if case.level == level
+        ]
+        for key in rows[0]:
+            figures[f"{level}_{key}"] = float(np.mean([row[key] for row in rows]))
+    return figures
+
+
+@torch.no_grad()
+def measure_case(case: Case, image: Tensor, distance: nn.Module) -> dict[str, float]:
+    """Return the figures of one restored picture.
 
     `psnr`, `ssim` and `feature` are against the original, `teacher_psnr` and `teacher_ssim` against
     the teacher's picture, `energy` is the gradient energy over that of the teacher's picture.
     """
-    figures = {}
-    for level in LEVELS:
-        rows = []
-        for case, image in zip(cases, restored, strict=True):
-            if case.level != level:
-                continue
-            with torch.no_grad():
-                feature = distance(image, case.original)
-            rows.append(
-                {
-                    "psnr": psnr(image, case.original).item(),
-                    "ssim": ssim(image, case.original).item(),
-                    "feature": feature.item(),
-                    "teacher_psnr": psnr(image, case.teacher).clamp(max=99).item(),
-                    "teacher_ssim": ssim(image, case.teacher).item(),
-                    "energy": (gradient_energy(image) / gradient_energy(case.teacher)).item(),
-                }
-            )
-        for key in rows[0]:
-            figures[f"{level}_{key}"] = float(np.mean([row[key] for row in rows]))
-    return figures
+    return {
+        "psnr": psnr(image, case.original).item(),
+        "ssim": ssim(image, case.original).item(),
+        "feature": distance(image, case.original).item(),
+        "teacher_psnr": psnr(image, case.teacher).clamp(max=99).item(),
+        "teacher_ssim": ssim(image, case.teacher).item(),
+        "energy": (gradient_energy(image) / gradient_energy(case.teacher)).item(),
+    }
 
 
 def write_references(path: Path, cases: list[Case], distance: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import struct
 
 import numpy as np
@@ -59,6 +60,16 @@ def test_an_ncnn_file_with_bytes_left_over_is_refused():
     param, content, _ = ncnn_file()
     with pytest.raises(ValueError, match="longer"):
         read_ncnn_convolutions(param, content + b"\0", ["first", "second"])
+
+
+def test_the_teachers_files_come_from_the_installed_package_without_a_download(tmp_path):
+    from pack.training.teacher import PACKAGE, read_model_files
+
+    if importlib.util.find_spec(PACKAGE) is None:
+        pytest.skip(f"{PACKAGE} has no build for this system")
+    param, weights = read_model_files(tmp_path)
+    assert len(read_ncnn_convolutions(param, weights, list(convolution_names()))) == 702
+    assert not list(tmp_path.iterdir())
 
 
 def write_pool(folder) -> None:
