@@ -13,8 +13,9 @@ from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
 from ..pipelines.diffbir_sampling import SPACED, run_sampler
 from ..pipelines.latent_guidance import LatentGuidance
 from ..pipelines.noise import BatchNoise
-from ..pipelines.restore_diffbir import DiffBIRWeights, StageOneSettings, restore_with_diffbir
+from ..pipelines.restore_diffbir import DiffBIRWeights, restore_with_diffbir
 from ..pipelines.stage_one import RULES, Rules
+from ..pipelines.tiles import TILES, TILINGS, TileSettings, Tiling
 from .diffbir_guidance import CATEGORY, fidelity_input, guidance_scale_input
 from .diffbir_sampling import (
     cfg_input,
@@ -25,9 +26,9 @@ from .diffbir_sampling import (
 )
 from .messages import names_its_node
 from .resshift_sampling import batch_noise_input, seed_input
+from .tiles import tile_input, tile_overlap_input
 
 MAX_SCALE = 8.0
-MAX_TILE = 4096
 
 
 class DiffBIRRestoreImage(io.ComfyNode):
@@ -142,16 +143,19 @@ class DiffBIRRestoreImage(io.ComfyNode):
                     advanced=True,
                     tooltip="Whose size rules stage 1 follows; see Remove Degradation.",
                 ),
-                io.Int.Input(
-                    "stage_1_tile",
-                    default=0,
-                    min=0,
-                    max=MAX_TILE,
-                    step=64,
-                    advanced=True,
-                    tooltip="Side of the tiles of stage 1 in pixels; 0 takes the image whole.",
-                ),
                 batch_noise_input(),
+                io.Combo.Input(
+                    "tiling",
+                    options=[choice for choice in TILINGS if choice != "official chop"],
+                    default=TILES.tiling,
+                    advanced=True,
+                    tooltip=(
+                        "Whether stage 1, the VAE and every step are cut where the picture is"
+                        " larger than a tile."
+                    ),
+                ),
+                tile_input(),
+                tile_overlap_input(),
             ],
             outputs=[io.Image.Output(tooltip="The restored images.")],
         )
@@ -182,8 +186,10 @@ class DiffBIRRestoreImage(io.ComfyNode):
         start: Start,
         noise_aug: int,
         rules: Rules,
-        stage_1_tile: int,
         batch_noise: BatchNoise,
+        tiling: Tiling,
+        tile: int,
+        tile_overlap: int,
     ) -> io.NodeOutput:
         """Restore the images."""
         version = DIFFBIR_PRESETS[preset]
@@ -211,7 +217,8 @@ class DiffBIRRestoreImage(io.ComfyNode):
                 start=start,
                 guidance=guidance,
                 color_fix=color_fix,
-                stage_one=StageOneSettings(rules, stage_1_tile),
+                rules=rules,
+                tiles=TileSettings(tiling, tile, tile_overlap),
                 batch_noise=batch_noise,
             )
         )

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..images.color import COLOR_FIXES, ColorFix
 from ..pipelines.noise import BatchNoise
-from ..pipelines.restore import TILES, TILINGS, TileSettings, Tiling, restore_with_resshift
+from ..pipelines.restore import restore_with_resshift
+from ..pipelines.tiles import TILES, TILINGS, TileSettings, Tiling
 from .messages import names_its_node
 from .resshift_sampling import (
     CATEGORY,
@@ -18,8 +19,7 @@ from .resshift_sampling import (
     seed_input,
     steps_input,
 )
-
-MAX_TILE = 8192
+from .tiles import tile_input, tile_overlap_input
 
 
 class ResShiftRestoreImage(io.ComfyNode):
@@ -76,30 +76,8 @@ class ResShiftRestoreImage(io.ComfyNode):
                         " not at all."
                     ),
                 ),
-                io.Int.Input(
-                    "tile",
-                    default=TILES.tile,
-                    min=64,
-                    max=MAX_TILE,
-                    step=64,
-                    advanced=True,
-                    tooltip=(
-                        "Side of a tile in pixels of the result. Smaller needs less memory and"
-                        " sees less of the picture at once."
-                    ),
-                ),
-                io.Int.Input(
-                    "tile_overlap",
-                    default=TILES.overlap,
-                    min=0,
-                    max=MAX_TILE,
-                    step=8,
-                    advanced=True,
-                    tooltip=(
-                        "Pixels that neighbouring tiles share at every step; a quarter of a tile"
-                        " hides the seams."
-                    ),
-                ),
+                tile_input(),
+                tile_overlap_input(),
                 io.Mask.Input(
                     "mask",
                     optional=True,

@@ -6,12 +6,44 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..pipelines.tiles import patch_tiles
+from ..pipelines.tiles import TILES, patch_tiles
 from ..samplers.tiles import TILE_BLENDS, TileBlend
 from .messages import names_its_node
 
 CATEGORY = "restoration/image"
 MAX_TILE = 8192
+
+
+def tile_input(*, advanced: bool = True) -> io.Int.Input:
+    """Return the input for the side of a tile."""
+    return io.Int.Input(
+        "tile",
+        default=TILES.tile,
+        min=64,
+        max=MAX_TILE,
+        step=64,
+        advanced=advanced,
+        tooltip=(
+            "Side of a tile in pixels of the result, rounded up to what the network needs. Smaller"
+            " tiles need less memory and see less of the picture; DiffBIR's own value is 512."
+        ),
+    )
+
+
+def tile_overlap_input(*, advanced: bool = True) -> io.Int.Input:
+    """Return the input for the overlap of tiles."""
+    return io.Int.Input(
+        "tile_overlap",
+        default=TILES.overlap,
+        min=0,
+        max=MAX_TILE,
+        step=8,
+        advanced=advanced,
+        tooltip=(
+            "Pixels that neighbouring tiles share. A quarter of a tile hides the seams; more takes"
+            " longer; DiffBIR's own value is half a tile."
+        ),
+    )
 
 
 class RestorationTiles(io.ComfyNode):
@@ -32,28 +64,8 @@ class RestorationTiles(io.ComfyNode):
             search_aliases=["tile", "tiled diffusion", "multidiffusion", "large image", "4k", "8k"],
             inputs=[
                 io.Model.Input("model", tooltip="Any MODEL for pictures."),
-                io.Int.Input(
-                    "tile",
-                    default=1024,
-                    min=64,
-                    max=MAX_TILE,
-                    step=64,
-                    tooltip=(
-                        "Side of a tile in pixels of the result, rounded up to what the network"
-                        " needs. Smaller tiles need less memory; DiffBIR's own value is 512."
-                    ),
-                ),
-                io.Int.Input(
-                    "tile_overlap",
-                    default=256,
-                    min=0,
-                    max=MAX_TILE,
-                    step=8,
-                    tooltip=(
-                        "Overlap of neighbouring tiles in pixels. More hides seams better and takes"
-                        " longer; DiffBIR's own value is half a tile."
-                    ),
-                ),
+                tile_input(advanced=False),
+                tile_overlap_input(advanced=False),
                 io.Combo.Input(
                     "blend",
                     options=list(TILE_BLENDS),

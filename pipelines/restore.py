@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,36 +14,12 @@ from .conditioning import prepare_resshift, resshift_model
 from .finish import enlarge_alpha, finish_restoration
 from .noise import SEED_COUNT, BatchNoise
 from .sampling import residual_shift_sigmas, run_callback, sample_resshift
-from .tiles import TiledVAE, patch_tiles
-
-Tiling = Literal["per step", "official chop", "off"]
-TILINGS: tuple[str, ...] = get_args(Tiling)
+from .tiles import TILES, TiledVAE, TileSettings, patch_tiles
 
 # Between the seeds of the pieces of one picture, far from those of a batch's other pictures.
 PIECE_SEED_STEP = 1 << 32
 # The reference's overlap is an eighth of its tile: 64 of 512.
 CHOP_OVERLAP = 8
-
-
-@dataclass(frozen=True)
-class TileSettings:
-    """How a large picture is cut.
-
-    Attributes:
-        tiling: `per step` denoises tiles of one latent at every step; `official chop` restores
-            pieces of the picture one by one and averages them, as the reference does; `off` takes
-            the picture whole.
-        tile: Side of a tile in pixels of the result. Whatever is not larger is not cut.
-        overlap: Pixels of the result that tiles share, for `per step`; `official chop` takes an
-            eighth of the tile, as the reference does.
-    """
-
-    tiling: Tiling = "per step"
-    tile: int = 1024
-    overlap: int = 256
-
-
-TILES = TileSettings()
 
 
 def restore_with_resshift(
@@ -83,6 +58,7 @@ def restore_with_resshift(
     """
     network = resshift_model(model)
     _, alpha = image_to_planes(image)
+    height, width = image.shape[1:3]
     if mask is not None:
         mask = mask.reshape(-1, *mask.shape[-2:])
         if len(mask) not in (1, len(image)):
@@ -91,15 +67,15 @@ def restore_with_resshift(
                 " each."
             )
         mask = mask.expand(len(image), -1, -1)
-        mask_to_plane(mask, *image.shape[:3])  # pieces would hide that the sizes differ
-    longest = max(image.shape[1:3])
+        mask_to_plane(mask, len(image), height, width)  # pieces would hide that the sizes differ
+    longest = max(height, width)
     side = max(1, tiles.tile // network.record.scale)
     if tiles.tiling == "per step" and longest > side:
         model = patch_tiles(model, tiles.tile, tiles.overlap)
         vae = TiledVAE(vae, tiles.tile, tiles.overlap)
     if tiles.tiling != "official chop":
         side = longest
-    places = tile_positions(*image.shape[1:3], side, max(1, side - side // CHOP_OVERLAP))
+    places = tile_positions(height, width, side, max(1, side - side // CHOP_OVERLAP))
     run_steps = len(residual_shift_sigmas(model, steps)) - 1
     callback_after = None
     restored = []

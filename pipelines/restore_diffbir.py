@@ -18,7 +18,9 @@ from .finish import enlarge_alpha, finish_restoration
 from .latent_guidance import LatentGuidance
 from .noise import BatchNoise
 from .sampling import run_callback
+from .stage_one import SIZE_MULTIPLE_PX as STAGE_ONE_MULTIPLE_PX
 from .stage_one import Rounding, Rules, remove_degradation
+from .tiles import TILES, TiledVAE, TileSettings, patch_tiles
 
 
 @dataclass(frozen=True)
@@ -30,26 +32,14 @@ class DiffBIRWeights:
         clip: Its CLIP.
         vae: Its VAE.
         control_net: A LAControlNet.
-        upscale_model: The network of stage 1; None where the image is clean already.
+        upscale_model: The network of stage 1.
     """
 
     model: Any
     clip: Any
     vae: Any
     control_net: Any
-    upscale_model: Any = None
-
-
-@dataclass(frozen=True)
-class StageOneSettings:
-    """What stage 1 does; see `remove_degradation`."""
-
-    rules: Rules = "auto"
-    tile: int = 0
-    resize: Rounding = "official 8-bit"
-
-
-STAGE_ONE = StageOneSettings()
+    upscale_model: Any
 
 
 def restore_with_diffbir(
@@ -70,7 +60,9 @@ def restore_with_diffbir(
     start: Start = "noise",
     guidance: LatentGuidance = NO_GUIDANCE,
     color_fix: ColorFix = "wavelet",
-    stage_one: StageOneSettings = STAGE_ONE,
+    rules: Rules = "auto",
+    resize: Rounding = "official 8-bit",
+    tiles: TileSettings = TILES,
     batch_noise: BatchNoise = "different per image",
 ) -> Tensor:
     """Return every picture of a batch restored by both stages of DiffBIR.
@@ -95,7 +87,10 @@ def restore_with_diffbir(
         start: Whether sampling starts from noise or from the condition.
         guidance: Latent guidance to the result of stage 1, none by default.
         color_fix: See `fix_color`; the reference is the result of stage 1.
-        stage_one: Rules of stage 1.
+        rules: Sizes and order of steps of stage 1; see `remove_degradation`.
+        resize: Precision of stage 1's enlargement; see `remove_degradation`.
+        tiles: How pictures are cut that are larger than a tile: in stage 1, in the VAE and at every
+            step. `official chop` is not of DiffBIR.
         batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
     Returns:
         `(B, H scale, W scale, 3)` or, with alpha, 4 channels, in [0, 1].
@@ -104,21 +99,30 @@ def restore_with_diffbir(
 
     Source: Lin et al. 2023 (arXiv 2308.15070).
     """
+    if tiles.tiling == "official chop":
+        raise ValueError("DiffBIR has no 'official chop'; choose 'per step' or 'off'.")
     _, alpha = image_to_planes(image)
     positive = encode_text(weights.clip, join_prompt(prompt, preset.positive))
     negative = encode_text(weights.clip, negative_prompt.strip() or preset.negative)
-    vae = _unclamped(weights.vae)
+    model, vae = weights.model, _unclamped(weights.vae)
+    if tiles.tiling == "per step":
+        model, vae = (
+            patch_tiles(model, tiles.tile, tiles.overlap),
+            TiledVAE(vae, tiles.tile, tiles.overlap),
+        )
     run_steps = steps or preset.steps
     callback_after = run_callback(weights.model, run_steps * len(image))
+    tile = _stage_one_tile(weights.upscale_model, tiles)
     # Stage by stage over the whole batch, so that no network is loaded twice.
     cleaned = [
         remove_degradation(
             weights.upscale_model,
             image[k : k + 1],
             scale=scale,
-            rules=stage_one.rules,
-            tile=stage_one.tile,
-            resize=stage_one.resize,
+            rules=rules,
+            resize=resize,
+            tile=tile,
+            tile_overlap=tile // 2,
         )
         for k in range(len(image))
     ]
@@ -139,7 +143,7 @@ def restore_with_diffbir(
     ]
     sampled = [
         sample_diffbir(
-            weights.model,
+            model,
             prepared.positive,
             prepared.negative,
             prepared.latent,
@@ -174,6 +178,14 @@ def restore_with_diffbir(
         return finished
     plane = enlarge_alpha(alpha, *finished.shape[1:3]).movedim(1, -1)
     return torch.cat([finished, plane.to(finished)], dim=-1)
+
+
+def _stage_one_tile(upscale_model: Any, tiles: TileSettings) -> int:
+    """Return the side of stage 1's tiles in pixels of its network's input, 0 for none."""
+    if tiles.tiling == "off":
+        return 0
+    multiple = STAGE_ONE_MULTIPLE_PX
+    return max(multiple, tiles.tile // upscale_model.scale // multiple * multiple)
 
 
 def join_prompt(caption: str, quality: str) -> str:

@@ -10,7 +10,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import comfy.conds
 import comfy.model_management
@@ -23,9 +23,33 @@ from ..samplers.tiles import TileBlend, blend_weights, sliding_windows
 
 logger = logging.getLogger("resshift-diffbir")
 
+Tiling = Literal["per step", "official chop", "off"]
+TILINGS: tuple[str, ...] = get_args(Tiling)
+
 KEY = "restoration_tiles"
 # Latents of diffusion UNets are halved three times.
 UNET_MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class TileSettings:
+    """How a large picture is cut.
+
+    Attributes:
+        tiling: `per step` denoises tiles of one latent at every step; `official chop` restores
+            pieces of the picture one by one and averages them, as the reference does; `off` takes
+            the picture whole.
+        tile: Side of a tile in pixels of the result. Whatever is not larger is not cut.
+        overlap: Pixels of the result that tiles share, for `per step`; `official chop` takes an
+            eighth of the tile, as the reference does.
+    """
+
+    tiling: Tiling = "per step"
+    tile: int = 1024
+    overlap: int = 256
+
+
+TILES = TileSettings()
 
 
 @dataclass(frozen=True)
