@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 from pack.pipelines.conditioning import prepare_resshift
 from pack.pipelines.finish import finish_restoration
-from pack.pipelines.restore import PIECE_SEED_STEP, TileSettings, restore_with_resshift
+from pack.pipelines.restore import PIECE_SEED_STEP, restore_with_resshift
 from pack.pipelines.sampling import sample_resshift
+from pack.pipelines.tiles import TileSettings
 from pack.tests.support.golden import assert_close
 from pack.tests.support.tiny import picture
 
