@@ -15,6 +15,7 @@ import comfy.ops
 import comfy.sd
 import comfy.utils
 import torch
+from comfy.cli_args import args
 
 from .checkpoint import RECORD_KEY, check_weights, read_checkpoint
 from .detection import detect_swin_unet, detect_vq, without_buffers
@@ -31,6 +32,9 @@ _TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfl
 
 BUNDLED_MODEL = "bundled: photo x4"
 BUNDLED_MODEL_PATH = Path(__file__).parent / "bundled" / "resshift_x4_photo.safetensors"
+
+# Units of x86 CPUs for products in bfloat16, as torch names them.
+BF16_UNITS = ("amx_bf16", "avx512_bf16")
 
 # Maps of a VQ autoencoder's first level held at its peak, in image pixels and channels of that
 # level: on the levels of convolutions in each direction, and in the middle next to the attention's
@@ -51,7 +55,7 @@ def load_resshift(
         path: The checkpoint.
         preset: How it was trained, or `auto` to read that from the file.
         dtype: Dtype of the weights, and of the computation where the device is good at it; `auto`
-            leaves both to ComfyUI.
+            leaves both to ComfyUI, but takes bf16 on CPUs with units for it.
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged or `preset` is unknown.
@@ -205,6 +209,18 @@ def _scores_bytes(tokens: int, size: int, device: torch.device) -> float:
     return 2 * scores / min(slices, 128)
 
 
+def _cpu_prefers_bf16() -> bool:
+    """Return whether the CPU multiplies matrices in bfloat16 and ComfyUI was not told otherwise.
+
+    ComfyUI takes float32 on every CPU, for those without such units are slow in bfloat16. Versions
+    of torch that cannot tell what a CPU has count as not having them.
+    """
+    if args.force_fp32 or args.fp32_unet:
+        return False
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(unit, False) for unit in BF16_UNITS)
+
+
 @contextmanager
 def _without_warning(text: str) -> Iterator[None]:
     def is_other(record: logging.LogRecord) -> bool:
@@ -232,8 +248,10 @@ def _dtypes(
             supported_dtypes=supported,
             weight_dtype=comfy.utils.weight_dtype(weights),
         )
+        if stored == torch.float32 and management.is_device_cpu(device) and _cpu_prefers_bf16():
+            stored = torch.bfloat16
     else:
         stored = _TORCH_DTYPES[choice]
-        if stored == torch.bfloat16 and management.is_device_cpu(device):
-            return stored, None  # CPUs compute in it, and those made for it twice as fast
+    if stored == torch.bfloat16 and management.is_device_cpu(device):
+        return stored, None  # CPUs compute in it
     return stored, management.unet_manual_cast(stored, device, supported)

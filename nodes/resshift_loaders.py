@@ -72,8 +72,8 @@ class ResShiftLoader(io.ComfyNode):
                     default="auto",
                     advanced=True,
                     tooltip=(
-                        "Precision of the weights. 'auto' takes what ComfyUI finds best for the"
-                        " device; fp16 and bf16 halve the memory, fp32 is exact."
+                        "Precision of the weights. 'auto' takes what is best for the device; fp16"
+                        " and bf16 halve the memory, fp32 is exact."
                     ),
                 ),
             ],

@@ -27,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     args.cpu = True  # the device is chosen when comfy.model_management is imported
     args.disable_all_custom_nodes = True
+    args.force_fp32 = True  # the same figures on CPUs with and without bfloat16
     args.database_url = "sqlite:///:memory:"
 
 

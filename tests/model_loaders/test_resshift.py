@@ -277,3 +277,24 @@ def test_the_bundled_model_fits_the_bundled_vae():
     assert model.model.record.predict_type == "residual"
     assert model.model.latent_format.latent_channels == vae.latent_channels
     assert model.model.latent_format.spacial_downscale_ratio == vae.spacial_compression_encode()
+
+
+@pytest.mark.parametrize(
+    ("units", "told", "expected"),
+    [
+        ({"amx_bf16": True}, False, torch.bfloat16),
+        ({"avx512_bf16": True}, False, torch.bfloat16),
+        ({"amx_bf16": True}, True, torch.float32),
+        ({"amx_bf16": False, "avx2": True}, False, torch.float32),
+    ],
+)
+def test_a_cpu_with_units_for_bfloat16_uses_them(tmp_path, monkeypatch, units, told, expected):
+    from comfy.cli_args import args
+
+    monkeypatch.setattr(args, "force_fp32", told)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
+    path = save_unet(tmp_path)
+    assert load_resshift(path).model.get_dtype_inference() == expected
+    assert load_resshift(path, dtype="fp32").model.get_dtype_inference() == torch.float32
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert load_resshift(path).model.get_dtype_inference() == torch.float32

@@ -76,6 +76,7 @@ class Server:
             sys.executable,
             str(Path(os.environ["COMFYUI_PATH"]) / "main.py"),
             "--cpu",
+            "--force-fp32",
             "--port",
             str(self.port),
             "--disable-auto-launch",
