@@ -95,7 +95,12 @@ def stage_one_network(kind: str) -> spandrel.ImageModelDescriptor:
             upscale=8,
             start_unshuffle=8,
         )
-    found = spandrel.ModelLoader().load_from_state_dict(network.state_dict())
+    # Released files count the unshuffling before the first convolution as a layer.
+    weights = {
+        key.replace("conv_first.", "conv_first.1.") if kind == "swinir" else key: value
+        for key, value in network.state_dict().items()
+    }
+    found = spandrel.ModelLoader().load_from_state_dict(weights)
     assert isinstance(found, spandrel.ImageModelDescriptor)
     return found.eval()
 
