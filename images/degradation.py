@@ -1,17 +1,20 @@
-"""Second-order degradation that turns a sharp picture into a low-quality one.
+"""Degradations that turn a sharp picture into a low-quality one.
 
-The picture is blurred, resized, made noisy and compressed, then once more, and at the end brought
-to its low-quality size, with a last sinc filter (ringing) and JPEG in either order.
+Second order: the picture is blurred, resized, made noisy and compressed, then once more, and at
+the end brought to its low-quality size, with a last sinc filter (ringing) and JPEG in either order.
+First order: blurred, reduced, made noisy, compressed and brought to its size, once.
 
-Source: Wang et al. 2021 (arXiv 2107.10833, Real-ESRGAN), section 3; the ranges are those that
-Yue et al. 2023 (arXiv 2307.12348, ResShift) train with.
+Source: second order: Wang et al. 2021 (arXiv 2107.10833, Real-ESRGAN), section 3, with the ranges
+that Yue et al. 2023 (arXiv 2307.12348, ResShift) and DiffBIR v2.1 train with. First order: Zhou et
+al. 2022 (arXiv 2206.11253, CodeFormer), section 4.1, with the ranges of Lin et al. 2023
+(arXiv 2308.15070, DiffBIR).
 """
 
 from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,6 +42,8 @@ class Stage:
         plateau_beta: Exponent of plateau kernels.
         resize_weights: How often the picture is enlarged, reduced and kept.
         resize: Smallest and largest factor; below 1 reduces, above 1 enlarges.
+        reduction: How many times smaller the picture gets, drawn evenly; below 1 enlarges. None
+            draws from `resize_weights` and `resize` instead.
         filters: Filters drawn from, of `FILTERS`.
         noise_probability: How often noise is added.
         gaussian_probability: How often that noise is Gaussian; otherwise it is Poisson.
@@ -58,6 +63,7 @@ class Stage:
     plateau_beta: Range = (1.0, 2.0)
     resize_weights: tuple[float, float, float] = (0.2, 0.7, 0.1)
     resize: Range = (0.15, 1.5)
+    reduction: Range | None = None
     filters: tuple[str, ...] = ("area", "bilinear", "bicubic")
     noise_probability: float = 1.0
     gaussian_probability: float = 0.5
@@ -133,8 +139,40 @@ def _single_stage(sigma: Range, noise: Range, quality: Range) -> Degradation:
     )
 
 
+def _first_order(sigma: Range, reduction: Range, noise: Range, quality: Range) -> Degradation:
+    """Return DiffBIR's first-order degradation, whose pictures keep their size."""
+    first = Stage(
+        kernel_sizes=(41, 41),
+        kernel_weights=(0.5, 0.5, 0.0, 0.0, 0.0, 0.0),
+        sinc_probability=0.0,
+        sigma=sigma,
+        reduction=reduction,
+        filters=("bilinear",),
+        gaussian_probability=1.0,
+        gaussian_sigma=noise,
+        gray_probability=0.0,
+        jpeg_quality=quality,
+    )
+    return Degradation(
+        scale=1,
+        first=first,
+        second_probability=0.0,
+        final_filters=("bilinear",),
+        final_sinc_probability=0.0,
+        final_jpeg_quality=None,
+    )
+
+
 PRESETS: dict[str, Degradation] = {
     "real-esrgan": Degradation(),
+    "diffbir v2.1": Degradation(
+        first=Stage(kernel_sizes=(7, 21)),
+        second=replace(SECOND_STAGE, kernel_sizes=(7, 21)),
+        second_probability=1.0,
+        final_sinc_sizes=(7, 21),
+    ),
+    "first order": _first_order((0.1, 12.0), (1.0, 12.0), (0.0, 15.0), (30.0, 100.0)),
+    "first order, faces": _first_order((0.1, 10.0), (0.8, 8.0), (0.0, 20.0), (60.0, 100.0)),
     "heavy": _single_stage((0.8, 3.0), (4.0, 18.0), (40.0, 75.0)),
     "medium": _single_stage((0.3, 2.0), (1.0, 8.0), (60.0, 90.0)),
     "light": _single_stage((0.2, 1.0), (0.0, 3.0), (80.0, 96.0)),
@@ -299,6 +337,8 @@ def _luminance(image: np.ndarray) -> np.ndarray:
 
 
 def _draw_factor(stage: Stage, generator: np.random.Generator) -> float:
+    if stage.reduction is not None:
+        return 1 / generator.uniform(*stage.reduction)
     weights = np.asarray(stage.resize_weights) / np.sum(stage.resize_weights)
     choice = generator.choice(3, p=weights)
     low, high = stage.resize

@@ -42,7 +42,22 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
     Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural
     similarity", eq. 13.
     """
-    x, y = luminance(image.double()), luminance(reference.double())
+    return channel_ssim(luminance(image.double()), luminance(reference.double()))
+
+
+def channel_ssim(image: Tensor, reference: Tensor) -> Tensor:
+    """Return the structural similarity of every channel by itself, mean over all.
+
+    The window and the constants are those of `ssim`.
+
+    Args:
+        image: `(B, C, H, W)` in [0, 1], both sides at least 11.
+        reference: Like `image`.
+    Returns:
+        `(B,)` in [-1, 1].
+    """
+    batch, channels, height, width = image.shape
+    x, y = (t.double().reshape(batch * channels, 1, height, width) for t in (image, reference))
     blurred = [_gaussian_blur(t) for t in (x, y, x * x, y * y, x * y)]
     mean_x, mean_y = blurred[0], blurred[1]
     variance_x = blurred[2] - mean_x**2
@@ -52,7 +67,7 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
     similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
         (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
     )
-    return similarity.mean(dim=(1, 2, 3))
+    return similarity.reshape(batch, -1).mean(dim=1)
 
 
 def gmsd(image: Tensor, reference: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Second-order degradation: kernels, ranges, determinism."""
+"""Degradations: kernels, ranges, determinism."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ def photograph_like(height: int = 64, width: int = 96) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_returns_eight_bit_levels_at_a_quarter_of_the_size(preset):
+def test_every_preset_returns_eight_bit_levels_at_its_scale(preset):
     low = degrade(photograph_like(), PRESETS[preset], np.random.default_rng(0))
-    assert low.shape == (3, 16, 24)
+    scale = 1 if preset.startswith("first order") else 4
+    assert low.shape == (3, 64 // scale, 96 // scale)
     assert low.dtype == torch.float32
     assert torch.equal((low * 255).round() / 255, low)
     assert 0 <= low.min() < low.max() <= 1
@@ -171,3 +172,64 @@ def test_filtering_keeps_a_flat_picture_flat_to_its_border():
 
 def test_pictures_smaller_than_the_kernel_are_filtered():
     assert filter_image(torch.rand(1, 3, 4, 5), sinc_kernel(21, 2.0)).shape == (1, 3, 4, 5)
+
+
+class Recorded:
+    """A generator that keeps the ends of what it draws evenly."""
+
+    def __init__(self, seed: int):
+        self.inner = np.random.default_rng(seed)
+        self.uniforms: set[tuple[float, float]] = set()
+
+    def uniform(self, low: float, high: float) -> float:
+        self.uniforms.add((low, high))
+        return self.inner.uniform(low, high)
+
+    def __getattr__(self, name: str):
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize(
+    ("preset", "drawn"),
+    [
+        ("first order", {(0.1, 12), (1, 12), (0, 15), (30, 100)}),
+        ("first order, faces", {(0.1, 10), (0.8, 8), (0, 20), (60, 100)}),
+    ],
+)
+def test_the_first_order_draws_from_the_published_ranges_and_nothing_else(preset, drawn):
+    found = set()
+    for seed in range(6):
+        generator = Recorded(seed)
+        degrade(photograph_like(), PRESETS[preset], generator)
+        found |= generator.uniforms
+    assert found - {(-math.pi, math.pi)} == drawn
+
+
+def test_the_first_order_is_the_chain_of_its_parts():
+    stage = replace(
+        PRESETS["first order"].first,
+        kernel_weights=(1, 0, 0, 0, 0, 0),
+        sigma=(2, 2),
+        reduction=(3, 3),
+        gaussian_sigma=(0, 0),
+        jpeg_quality=(50, 50),
+    )
+    image = photograph_like()
+    x = filter_image(image[None], gaussian_kernel(41, 2, 2))
+    x = torch.nn.functional.interpolate(x, size=(21, 32), mode="bilinear", align_corners=False)
+    x = jpeg_compress(x, 50)
+    x = torch.nn.functional.interpolate(x, size=(64, 96), mode="bilinear", align_corners=False)
+    low = degrade(image, replace(PRESETS["first order"], first=stage), np.random.default_rng(0))
+    assert torch.equal(low, (x[0].clamp(0, 1) * 255).round() / 255)
+
+
+def test_a_reduction_makes_the_picture_that_many_times_smaller_on_the_way():
+    image = photograph_like()
+    stage = replace(QUIET, reduction=(2, 8), filters=("area",))
+    errors = []
+    for times in (2, 8):
+        fixed = replace(stage, reduction=(times, times))
+        low = degrade(image, replace(CLEAN, scale=1, first=fixed), np.random.default_rng(0))
+        errors.append((low - image).abs().mean())
+    drawn = degrade(image, replace(CLEAN, scale=1, first=stage), np.random.default_rng(0))
+    assert errors[0] < (drawn - image).abs().mean() < errors[1]

@@ -7,7 +7,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from pack.images.metrics import gmsd, psnr, ssim
+from pack.images.metrics import channel_ssim, gmsd, psnr, ssim
 
 
 def pair(batch: int = 3, height: int = 45, width: int = 61) -> tuple[Tensor, Tensor]:
@@ -78,3 +78,26 @@ def test_more_noise_is_worse():
 def test_a_picture_of_the_windows_size_has_an_ssim():
     image, reference = pair(1, 11, 11)
     assert 0 < ssim(image, reference).item() < 1
+
+
+def test_ssim_of_channels_is_the_mean_of_scikit_images_over_the_channels():
+    image, reference = pair()
+    wanted = []
+    for x, y in zip(image, reference, strict=True):
+        _, similarity = structural_similarity(
+            x.double().numpy(),
+            y.double().numpy(),
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=1,
+            channel_axis=0,
+            full=True,
+        )
+        wanted.append(similarity[:, 5:-5, 5:-5].mean())
+    assert channel_ssim(image, reference).tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_ssim_of_channels_of_a_grey_picture_is_that_of_its_luma():
+    image, reference = (t[:, :1].expand(-1, 3, -1, -1) for t in pair())
+    torch.testing.assert_close(channel_ssim(image, reference), ssim(image, reference))

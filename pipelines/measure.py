@@ -1,0 +1,184 @@
+"""How far images are from their references, in figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..images.color import luminance
+from ..images.conversion import image_to_planes
+from ..images.metrics import SSIM_WINDOW, channel_ssim, gmsd, psnr
+
+LumaRange = Literal["full range", "limited range"]
+LUMA_RANGES: tuple[str, ...] = get_args(LumaRange)
+
+NO_PERCEPTUAL: Literal["none"] = "none"
+# Names of the choices: what pyiqa calls them.
+PERCEPTUAL_SCORES: dict[str, str] = {
+    "LPIPS (AlexNet)": "lpips",
+    "DISTS": "dists",
+    "NIQE, no reference": "niqe",
+    "MUSIQ, no reference": "musiq",
+    "MANIQA, no reference": "maniqa",
+    "CLIPIQA, no reference": "clipiqa",
+}
+
+# The luma of video, 16 to 235 of 255, against that of 0 to 255.
+LIMITED_SPAN = 219 / 255
+LIMITED_BLACK = 16 / 255
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of a batch.
+
+    Attributes:
+        report: A table with a row for each picture, as text.
+        psnr_y: Mean PSNR of the luma in dB; infinite where pictures are equal.
+        ssim_y: Mean SSIM of the luma.
+        psnr_rgb: Mean PSNR over the three channels in dB.
+        ssim_rgb: Mean SSIM of the three channels.
+        gmsd: Mean gradient magnitude similarity deviation of the luma.
+    """
+
+    report: str
+    psnr_y: float
+    ssim_y: float
+    psnr_rgb: float
+    ssim_rgb: float
+    gmsd: float
+
+
+def measure_images(
+    image: Tensor,
+    reference: Tensor,
+    border: int = 0,
+    luma: LumaRange = "full range",
+    perceptual: str = NO_PERCEPTUAL,
+) -> Measured:
+    """Return figures of an IMAGE against a reference.
+
+    Values are limited to [0, 1] and not rounded to 8 bit; alpha does not count. GMSD always takes
+    luma of full range.
+
+    Args:
+        image: `(B, H, W, C)` IMAGE.
+        reference: IMAGE of the same size; one picture serves a whole batch.
+        border: Pixels left out on each side.
+        luma: BT.601 luma: `full range` from 0 to 255, `limited range` from 16 to 235, which is
+            MATLAB's and that of most papers.
+        perceptual: A name of `PERCEPTUAL_SCORES`, or `none`.
+    Raises:
+        ValueError: If the sizes differ, too little is left inside the border, or pyiqa is missing.
+    """
+    planes, target = _fit(image, reference)
+    _, _, height, width = planes.shape
+    if min(height, width) - 2 * border < SSIM_WINDOW:
+        raise ValueError(
+            f"the image is {width}x{height} and {border} pixels are left out on each side; SSIM"
+            f" needs {SSIM_WINDOW}x{SSIM_WINDOW} pixels inside, so take a smaller border or larger"
+            " images"
+        )
+    inside = (..., slice(border, height - border), slice(border, width - border))
+    planes, target = planes[inside], target[inside]
+    columns = {
+        "PSNR Y": (lambda x, y: psnr(_luma(x, luma), _luma(y, luma)), 2),
+        "SSIM Y": (lambda x, y: channel_ssim(_luma(x, luma), _luma(y, luma)), 4),
+        "PSNR RGB": (psnr, 2),
+        "SSIM RGB": (channel_ssim, 4),
+        "GMSD": (gmsd, 4),
+    }
+    notes = [
+        f"Y: BT.601 luma, {luma}. PSNR in dB, peak 1; more is better, as for SSIM (Gaussian window,"
+        " 11 pixels, sigma 1.5, no padding). GMSD: 0 is equal. Values in [0, 1], not rounded;"
+        f" border left out: {border}."
+    ]
+    if perceptual != NO_PERCEPTUAL:
+        score, is_lower_better = load_perceptual(perceptual)
+        columns[perceptual.split(",")[0]] = (score, 4)
+        notes.append(
+            f"{perceptual}: pyiqa's '{PERCEPTUAL_SCORES[perceptual]}',"
+            f" {'less' if is_lower_better else 'more'} is better."
+        )
+    # One picture at a time, so that a long batch needs no more memory than one of them.
+    rows = [
+        [float(measure(x[None], y[None])) for measure, _ in columns.values()]
+        for x, y in zip(planes, target, strict=True)
+    ]
+    means = torch.tensor(rows, dtype=torch.float64).mean(dim=0).tolist()
+    decimals = [places for _, places in columns.values()]
+    table = _table(list(columns), rows, means, decimals)
+    return Measured("\n".join([table, "", *notes]), *means[:5])
+
+
+def load_perceptual(name: str) -> tuple[Callable[[Tensor, Tensor], Tensor], bool]:
+    """Return a score of pyiqa, run on the CPU, and whether less of it is better.
+
+    pyiqa fetches the score's weights from the internet when it is first used.
+
+    Args:
+        name: A name of `PERCEPTUAL_SCORES`.
+    Returns:
+        A function of pictures and references, `(B, 3, H, W)` in [0, 1]; a score without reference
+        looks at the pictures alone.
+    Raises:
+        ValueError: If the name is unknown or pyiqa is not installed.
+    """
+    if name not in PERCEPTUAL_SCORES:
+        raise ValueError(
+            f"unknown score {name!r}; choose one of {', '.join([NO_PERCEPTUAL, *PERCEPTUAL_SCORES])}"
+        )
+    if find_spec("pyiqa") is None:
+        raise ValueError(
+            f"'{name}' needs the package pyiqa, which is not installed; run 'pip install pyiqa' in"
+            f" ComfyUI's environment and start ComfyUI again, or choose '{NO_PERCEPTUAL}'"
+        )
+    # A large package that is not required: only who asks for it waits for it.
+    metric = import_module("pyiqa").create_metric(
+        PERCEPTUAL_SCORES[name], device=torch.device("cpu")
+    )
+    has_reference = metric.metric_mode == "FR"
+
+    def score(image: Tensor, reference: Tensor) -> Tensor:
+        return metric(image, reference) if has_reference else metric(image)
+
+    return score, metric.lower_better
+
+
+def _fit(image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    planes, target = (image_to_planes(t)[0].cpu().clamp(0, 1) for t in (image, reference))
+    if planes.shape[-2:] != target.shape[-2:]:
+        raise ValueError(
+            f"the image is {planes.shape[-1]}x{planes.shape[-2]} and its reference"
+            f" {target.shape[-1]}x{target.shape[-2]}; resize one to the size of the other"
+        )
+    if target.shape[0] not in (1, planes.shape[0]):
+        raise ValueError(
+            f"'reference' has {target.shape[0]} pictures for {planes.shape[0]} images; give one or"
+            " as many"
+        )
+    return planes, target.expand(planes.shape[0], -1, -1, -1)
+
+
+def _luma(planes: Tensor, luma: LumaRange) -> Tensor:
+    full = luminance(planes.double())
+    return full if luma == "full range" else LIMITED_BLACK + LIMITED_SPAN * full
+
+
+def _table(
+    names: list[str], rows: list[list[float]], means: list[float], decimals: list[int]
+) -> str:
+    numbered = [(str(k), row) for k, row in enumerate(rows, 1)]
+    if len(rows) > 1:
+        numbered.append(("mean", means))
+    lines = ["| picture | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for title, row in numbered:
+        cells = [f"{value:.{places}f}" for value, places in zip(row, decimals, strict=True)]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
