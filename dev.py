@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One command for everything around this pack: `python dev.py demo | test | serve | bench | lint`.
+"""One command for all around this pack: `python dev.py demo | test | serve | bench | models | lint`.
 
 Needs Python 3.10 or newer and nothing else: the first run makes `.venv`, finds or downloads
 ComfyUI and installs what both need; later runs start in seconds. Logs lie in `.dev`.
@@ -102,10 +102,14 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         add_help=False,
     )
     bench.set_defaults(command=run_bench)
+    models = commands.add_parser(
+        "models", help="what of the weights is installed; get NAME... downloads", add_help=False
+    )
+    models.set_defaults(command=run_models)
     lint = commands.add_parser("lint", help="ruff, the registry's check and pyright")
     lint.set_defaults(command=run_lint)
     arguments, unknown = parser.parse_known_args(argv[:cut])
-    if unknown and arguments.command is not run_bench:
+    if unknown and arguments.command not in (run_bench, run_models):
         parser.error(f"unknown arguments: {' '.join(unknown)}")
     arguments.extra = unknown + argv[cut + 1 :]
     return arguments
@@ -161,6 +165,16 @@ def run_bench(arguments: argparse.Namespace) -> int:
     rest = [argument for argument in arguments.extra if argument != "--quality"]
     command = [str(ROOT / "benchmarks" / script), *rest]
     return run_python(command, COMFYUI_PATH=str(comfyui))
+
+
+def run_models(arguments: argparse.Namespace) -> int:
+    """List model files or download them; needs no environment, except to convert them."""
+    models = (find_comfyui(os.environ, ROOT) or WORK / "serve") / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    python = str(PYTHON if STAMP.is_file() else sys.executable)
+    script = str(ROOT / "model_files" / "run.py")
+    # From the caller's folder, so that a --folder of theirs means what they typed.
+    return run_foreground([python, script, "--folder", str(models), *arguments.extra], Path.cwd())
 
 
 def run_lint(arguments: argparse.Namespace) -> int:
@@ -353,8 +367,12 @@ def child_environment(**more: str) -> dict[str, str]:
 
 def run_python(arguments: Sequence[str], **environment: str) -> int:
     """Run the venv's Python in the foreground, from the pack's root, and return its status."""
-    command = [str(PYTHON), *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, env=child_environment(**environment))
+    return run_foreground([str(PYTHON), *arguments], ROOT, **environment)
+
+
+def run_foreground(command: Sequence[str], folder: Path, **environment: str) -> int:
+    """Run a program in a folder, on this terminal, and return its status."""
+    process = subprocess.Popen(command, cwd=folder, env=child_environment(**environment))
     with stopping(process):
         return process.wait()
 

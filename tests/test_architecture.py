@@ -17,6 +17,7 @@ MAY_IMPORT = {  # our own parts, by the part that imports; a part may always imp
     "networks": {"images"},
     "samplers": set(),
     "images": set(),
+    "model_files": {"model_loaders"},
     "training": {"model_loaders", "networks", "samplers", "images", "pipelines", "benchmarks"},
     "benchmarks": {"model_loaders", "networks", "samplers", "images", "pipelines", "training"},
 }
@@ -27,6 +28,7 @@ COMFY |= {"latent_preview", "node_helpers", "nodes", "server"}
 MAY_IMPORT_COMFY = {"nodes", "pipelines", "model_loaders", "tests", "benchmarks", "training"}
 BUILDING_BLOCKS = ("comfy.ldm.modules", "comfy.ops", "comfy.patcher_extension")
 LIBRARIES = {"dev.py": set(), "samplers": {"torch"}, "images": {"torch", "numpy", "PIL"}}
+LIBRARIES["model_files"] = {"safetensors"}
 
 
 def part_of(path: tuple[str, ...]) -> str:
