@@ -49,7 +49,11 @@ DAMAGED_PICKLE_ERRORS = (
 # (a pattern some key matches, what such a file is and where it belongs)
 KNOWN_FILES = (
     (r"\.lora_(down|up|A|B)\.|^lora_", "a LoRA; load it with Load LoRA"),
-    (r"^control_model\.|^zero_convs\.|controlnet", "a ControlNet; load it with its own loader"),
+    (r"input_hint_block\.|controlnet", "a ControlNet; load it with Load ControlNet Model"),
+    (
+        r"^control_model\.|^zero_convs\.",
+        "a LAControlNet; load it with Load LAControlNet (DiffBIR)",
+    ),
     (r"^cond_stage_model\.|^conditioner\.", "a full checkpoint; load it with Load Checkpoint"),
     (r"\.relative_position_bias_table$.*", "a Swin network"),
     (r"^quantize\.embedding\.weight$", "a VQ autoencoder; load it with Load ResShift VAE"),

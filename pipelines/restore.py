@@ -67,7 +67,6 @@ def restore_with_resshift(
                 " each."
             )
         mask = mask.expand(len(image), -1, -1)
-        mask_to_plane(mask, len(image), height, width)  # pieces would hide that the sizes differ
     longest = max(height, width)
     side = max(1, tiles.tile // network.record.scale)
     if tiles.tiling == "per step" and longest > side:
@@ -75,6 +74,8 @@ def restore_with_resshift(
         vae = TiledVAE(vae, tiles.tile, tiles.overlap)
     if tiles.tiling != "official chop":
         side = longest
+    elif mask is not None:
+        mask_to_plane(mask, len(image), height, width)  # pieces would hide that the sizes differ
     places = tile_positions(height, width, side, max(1, side - side // CHOP_OVERLAP))
     run_steps = len(residual_shift_sigmas(model, steps)) - 1
     callback_after = None

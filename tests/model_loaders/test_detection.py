@@ -183,7 +183,11 @@ OTHER_FILES = {
         ),
         "a diffusion model of another kind",
     ),
-    "ControlNet": (keys("control_model.input_blocks.0.0.weight"), "ControlNet; load it with its"),
+    "ControlNet": (
+        keys("control_model.zero_convs.0.0.weight", "control_model.input_hint_block.0.weight"),
+        "Load ControlNet Model",
+    ),
+    "LAControlNet": (keys("control_model.input_blocks.0.0.weight"), "Load LAControlNet"),
     "LoRA": (keys("lora_unet_mid.lora_down.weight"), "Load LoRA"),
     "VQ": (keys("quantize.embedding.weight", "encoder.conv_in.weight"), "Load ResShift VAE"),
     "SwinIR": (
