@@ -177,8 +177,15 @@ def _table(
     numbered = [(str(k), row) for k, row in enumerate(rows, 1)]
     if len(rows) > 1:
         numbered.append(("mean", means))
-    lines = ["| picture | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    cells = [["picture", *names]]
     for title, row in numbered:
-        cells = [f"{value:.{places}f}" for value, places in zip(row, decimals, strict=True)]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        figures = [f"{value:.{places}f}" for value, places in zip(row, decimals, strict=True)]
+        cells.append([title, *figures])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    # Markdown, with padding so that it reads as a table in plain text too.
+    lines = [
+        "| " + " | ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])

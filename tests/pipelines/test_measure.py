@@ -91,11 +91,12 @@ def test_the_report_has_a_row_for_each_picture_and_their_mean():
     figures = [[float(cell) for cell in row.split("|")[2:-1]] for row in rows]
     for number in range(3):
         alone = measure_images(image[number : number + 1], reference[number : number + 1])
-        assert rows[number].startswith(f"| {number + 1} |")
+        assert rows[number].split("|")[1].strip() == str(number + 1)
         wanted = [alone.psnr_y, alone.ssim_y, alone.psnr_rgb, alone.ssim_rgb, alone.gmsd]
         assert figures[number] == pytest.approx(wanted, abs=0.006)
         assert "mean" not in alone.report
-    assert rows[3].startswith("| mean |")
+    assert rows[3].split("|")[1].strip() == "mean"
+    assert len({len(row) for row in rows}) == 1
     assert figures[3] == pytest.approx(np.mean(figures[:3], axis=0).tolist(), abs=0.011)
 
 
@@ -112,7 +113,7 @@ def test_equal_pictures_are_infinitely_good():
     assert measured.ssim_y == pytest.approx(1)
     assert measured.ssim_rgb == pytest.approx(1)
     assert measured.gmsd == pytest.approx(0, abs=1e-12)
-    assert "| inf |" in measured.report
+    assert " inf |" in measured.report
 
 
 def test_one_reference_serves_a_batch_and_alpha_does_not_count():
