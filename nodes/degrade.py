@@ -24,6 +24,7 @@ MEANINGS = {
     "poisson": "strength of Poisson noise, 1 being that of the picture's own number of levels",
     "jpeg": "JPEG quality; lower is worse",
 }
+STEPS = {"poisson": 0.05, "jpeg": 1.0}
 PUBLISHED = {
     "blur": "ResShift and DiffBIR v2.1: 0.2 to 3, first order 0.1 to 12 (faces 10)",
     "reduction": "first order: 1 to 12 (faces 0.8 to 8)",
@@ -48,7 +49,7 @@ def range_inputs(name: str) -> list[io.Input]:
             default=OF_THE_METHOD,
             min=OF_THE_METHOD,
             max=LIMITS[kind][1],
-            step=0.05 if kind == "poisson" else 0.1,
+            step=STEPS.get(kind, 0.1),
             advanced=True,
             tooltip=(
                 f"{stage}{title} {MEANINGS[kind]}. -1 takes that of the method ({PUBLISHED[name]})."

@@ -95,9 +95,9 @@ def measure_images(
         "GMSD": (gmsd, 4),
     }
     notes = [
-        f"Y: BT.601 luma, {luma}. PSNR in dB, peak 1; more is better, as for SSIM (Gaussian window,"
-        " 11 pixels, sigma 1.5, no padding). GMSD: 0 is equal. Values in [0, 1], not rounded;"
-        f" border left out: {border}."
+        f"Y: BT.601 luma, {luma}. PSNR: dB, peak 1, more is better.",
+        "SSIM: Gaussian window, 11 pixels, sigma 1.5, no padding; 1 is equal. GMSD: 0 is equal.",
+        f"Values in [0, 1], not rounded. Border left out: {border}.",
     ]
     if perceptual != NO_PERCEPTUAL:
         score, is_lower_better = load_perceptual(perceptual)

@@ -103,7 +103,7 @@ def test_the_report_has_a_row_for_each_picture_and_their_mean():
 def test_the_report_names_its_conventions():
     report = measure_images(*pair(), border=3, luma="limited range").report
     assert "BT.601 luma, limited range" in report
-    assert "border left out: 3" in report
+    assert "Border left out: 3" in report
 
 
 def test_equal_pictures_are_infinitely_good():
