@@ -83,7 +83,7 @@ def list_models(manifest: Manifest, models: Path) -> None:
     width = max(map(len, manifest.tasks))
     for task, description in manifest.tasks.items():
         files = manifest.files_of(task)
-        missing = sum(installed[file.name] is None for file in files)
+        missing = sum(not _is_whole(file, installed[file.name]) for file in files)
         state = f"{missing} of {len(files)} missing" if missing else "installed"
         print(f"  {task:{width}}  {state:14}  {description}")
     print("\nFiles")
@@ -175,6 +175,10 @@ def _convert(file: ModelFile, path: Path) -> None:
     except (ValueError, OSError) as error:
         raise ModelFilesError(f"{file.name} could not be converted: {error}") from error
     print(f"Converted to {target}; {path.name} is no longer needed if you choose the new file.")
+
+
+def _is_whole(file: ModelFile, path: Path | None) -> bool:
+    return path is not None and size_complaint(file, path) is None
 
 
 def _describe(file: ModelFile, path: Path | None, models: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -160,6 +161,11 @@ def test_a_child_is_stopped_when_the_work_fails():
         ("test --all -- -k eta --pdb", dev.run_tests, ["-k", "eta", "--pdb"]),
         ("bench --quality -- x", dev.run_bench, ["--quality", "x"]),
         ("serve --port 9000 -- --cpu", dev.run_serve, ["--cpu"]),
+        (
+            "models get v2 --folder x --convert",
+            dev.run_models,
+            ["get", "v2", "--folder", "x", "--convert"],
+        ),
         ("demo", dev.run_demo, []),
     ],
 )
@@ -167,6 +173,19 @@ def test_what_dev_does_not_know_is_passed_on(line, command, extra):
     arguments = dev.parse_arguments(line.split())
     assert arguments.command is command
     assert arguments.extra == extra
+
+
+def test_models_are_looked_for_in_the_comfyui_found_or_the_folder_named(tmp_path):
+    comfyui = make_comfyui(tmp_path / "comfy ui")
+    (tmp_path / "mine").mkdir()
+    environment = {**os.environ, "COMFYUI_PATH": str(comfyui)}
+    command = [sys.executable, str(dev.ROOT / "dev.py"), "models"]
+    for arguments, folder in (([], comfyui / "models"), (["--folder", "mine"], Path("mine"))):
+        listed = subprocess.run(
+            [*command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert (listed.returncode, listed.stderr) == (0, "")
+        assert listed.stdout.splitlines()[0] == f"Models folder: {folder}"
 
 
 def test_unknown_arguments_of_other_commands_are_refused(capsys):
