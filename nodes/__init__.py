@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .degrade import RestorationDegrade
 from .diffbir_control import DiffBIRConditioning, LAControlNetLoader
 from .diffbir_guidance import DiffBIRDynamicCFG, DiffBIRLatentGuidance
 from .diffbir_restore import DiffBIRRestoreImage
 from .diffbir_sampling import DiffBIRSampler, DiffBIRSpacedScheduler
 from .diffbir_stage_one import DiffBIRRemoveDegradation, SwinIRLoader
 from .image import RestorationColorFix, RestorationFinish
+from .measure import RestorationFidelitySweep, RestorationMetrics
 from .resshift_loaders import ResShiftLoader, ResShiftVAELoader
 from .resshift_restore import ResShiftRestoreImage
 from .resshift_sampling import (
@@ -42,4 +44,7 @@ NODES: list[type[io.ComfyNode]] = [
     RestorationTiles,
     RestorationColorFix,
     RestorationFinish,
+    RestorationMetrics,
+    RestorationFidelitySweep,
+    RestorationDegrade,
 ]

@@ -120,7 +120,7 @@ class RestorationFidelitySweep(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "One picture of several results side by side with their labels, for comparing"
-                " settings. The workflow diffbir_fidelity shows it with three values of fidelity."
+                " settings."
             ),
             search_aliases=["compare", "grid", "side by side", "contact sheet", "xy plot", "label"],
             inputs=[
