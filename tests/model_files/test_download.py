@@ -75,6 +75,39 @@ def test_a_broken_connection_is_continued_where_it_broke(server, target):
     assert resource.requests[1]["If-Range"] == '"one"'
 
 
+def test_a_connection_that_keeps_bringing_something_is_never_given_up(server, target):
+    resource = server.add("/a", CONTENT, breaks_after=[1000] * 10)
+    run(model_file(f"{server.url}/a"), target)
+    assert target.read_bytes() == CONTENT
+    assert len(resource.requests) == 11
+
+
+def test_starting_over_and_over_without_getting_further_ends(server, target):
+    resource = server.add("/a", CONTENT, ranges=False, breaks_after=[2000, 1000] * 10)
+    with pytest.raises(DownloadError, match="4 attempts"):
+        run(model_file(f"{server.url}/a"), target)
+    assert len(resource.requests) == 4
+
+
+def test_a_server_that_states_no_size_is_checked_at_the_end(server, target):
+    server.add("/a", CONTENT, stated_length=-1)
+    with pytest.raises(DownloadError, match=r"the download has 267,144 bytes, expected 12"):
+        run(model_file(f"{server.url}/a", size_bytes=12), target)
+    assert not files_below(target.parent)
+    reports = run(model_file(f"{server.url}/a", size_bytes=len(CONTENT)), target)
+    assert target.read_bytes() == CONTENT
+    assert reports[-1].total_bytes is None
+
+
+def test_a_server_that_stops_sending_validators_ends_continuing(server, target):
+    break_once_and_fail(server, target, at=1000)
+    resource = server.add("/a", CONTENT, etag="", breaks_after=[500] * 9)
+    with pytest.raises(DownloadError) as error:
+        run(model_file(f"{server.url}/a"), target)
+    assert ranges_asked(resource) == ["bytes=1000-", None, None, None]
+    assert "keeps" not in str(error.value)
+
+
 def test_a_connection_that_brings_nothing_ends_with_how_to_continue(server, target):
     _, message = break_once_and_fail(server, target, at=1000)
     assert "4 attempts" in message
@@ -178,7 +211,7 @@ def test_a_wrong_sha256_keeps_nothing_and_names_both_sums(server, target):
 
 def test_a_file_of_another_size_is_refused_before_it_is_downloaded(server, target):
     server.add("/a", CONTENT)
-    with pytest.raises(DownloadError, match=r"has 267,144 bytes, expected 12"):
+    with pytest.raises(DownloadError, match=r"the file there has 267,144 bytes, expected 12"):
         run(model_file(f"{server.url}/a", size_bytes=12), target)
     assert not files_below(target.parent)
 

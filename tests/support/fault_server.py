@@ -22,7 +22,7 @@ class Resource:
         statuses: For each coming request, an error status to answer with instead.
         ranges: Whether Range is understood.
         checks_if_range: Whether a changed validator gives the whole file, as it should.
-        stated_length: Content-Length to claim instead of the true one.
+        stated_length: Content-Length to claim instead of the true one; -1 states none.
         content_type: Its type.
         before_body: Called once the header of an answer is sent.
         requests: Header fields of the requests so far.
@@ -87,7 +87,8 @@ def answer(handler: http.server.BaseHTTPRequestHandler, resource: Resource) -> N
     else:
         handler.send_response(200)
     length = len(content) - offset if resource.stated_length is None else resource.stated_length
-    handler.send_header("Content-Length", str(length))
+    if length >= 0:
+        handler.send_header("Content-Length", str(length))
     handler.send_header("Content-Type", resource.content_type)
     if resource.etag:
         handler.send_header("ETag", resource.etag)
