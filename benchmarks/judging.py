@@ -108,6 +108,7 @@ class Target:
         return f"{verdict}: {self.level}, {title} {value} ({' and '.join(bounds)})"
 
 
+@torch.inference_mode()  # as ComfyUI runs nodes
 def run_judging(settings: JudgeSettings, folder: Path | None) -> bool:
     """Print the report, write page and sheet to `folder` if there is one.
 
