@@ -31,9 +31,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def frontend(server: Server) -> Iterator[Frontend]:
-    """The frontend, opened in headless Chromium."""
+    """The frontend, opened in headless Chromium.
+
+    Not for the whole session: while it is open, Playwright's event loop runs in this thread, and
+    tests that run ComfyUI in this process need one of their own.
+    """
     from pack.tests.support.browser import open_frontend
 
     with open_frontend(server.url) as opened:
