@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+if TYPE_CHECKING:
+    from pack.tests.support.running import InProcessComfy
+
 pytestmark = pytest.mark.comfy
 
-PACK_ROOT = Path(__file__).resolve().parents[1]
+PACK_ROOT = Path(__file__).resolve().parents[2]
 HELP = PACK_ROOT / "web" / "docs"
 LANGUAGES = sorted(path.name for path in (PACK_ROOT / "locales").iterdir())
 MESSAGE_SYNTAX = re.compile(r"[{}@|$%]")  # what the frontend's message compiler reads as commands
@@ -21,10 +24,16 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`]+)`")
 
 
-def schemas() -> dict[str, Any]:
-    from pack.nodes import NODES
+@pytest.fixture(autouse=True)
+def _loaded(comfy: InProcessComfy) -> None:
+    """Have ComfyUI load the pack first."""
 
-    return {schema.node_id: schema for schema in (node.GET_SCHEMA() for node in NODES)}
+
+def schemas() -> dict[str, Any]:
+    from pack.tests.support.running import pack_module
+
+    found = (node.GET_SCHEMA() for node in pack_module("nodes").NODES)
+    return {schema.node_id: schema for schema in found}
 
 
 def texts_of(schema: Any) -> dict[str, Any]:
