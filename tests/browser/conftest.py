@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,21 +11,14 @@ if TYPE_CHECKING:
     from pack.tests.support.browser import Frontend
     from pack.tests.support.comfy_client import Server
 
-PICTURES = Path(__file__).resolve().parents[2] / "workflows" / "inputs"
-
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real ComfyUI server with this pack, sample pictures and stand-in weights."""
     from pack.tests.support.comfy_client import Server
-    from pack.tests.support.released import write_released_files
-    from pack.tests.support.released_diffbir import write_diffbir_files
+    from pack.tests.support.standins import furnish
 
-    base = tmp_path_factory.mktemp("browser")
-    shutil.copytree(PICTURES, base / "input")
-    write_released_files(base / "models")
-    write_diffbir_files(base / "models")
-    with Server(base) as running:
+    with Server(furnish(tmp_path_factory.mktemp("browser"))) as running:
         yield running
 
 
