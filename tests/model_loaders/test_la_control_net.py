@@ -29,6 +29,7 @@ from pack.tests.support.diffbir import (
     control_weights,
     save_control,
     tiny_control_net,
+    tiny_model,
     unet_weights,
 )
 from pack.tests.support.golden import assert_close, golden_case, golden_manifest
@@ -77,6 +78,26 @@ def test_the_control_tensors_are_the_references(control_net, golden, strength):
     assert len(made) == 13
     for k, tensor in enumerate(made):
         assert_close(tensor, strength * golden[f"control_{k:02}"], 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("strength", "expected"), [(1.0, "eps"), (0.8, "eps_strength_0_8"), (None, "eps_no_control")]
+)
+def test_the_unet_with_its_control_is_the_references(control_net, golden, strength, expected):
+    model = tiny_model()
+    comfy.model_management.load_models_gpu([model])
+    control = None
+    if strength is not None:
+        made = residuals(control_net, golden, strength)
+        control = {"input": [], "output": made[:-1], "middle": made[-1:]}
+    out = model.model.diffusion_model(
+        golden["x"],
+        golden["timesteps"].float(),
+        context=golden["context"],
+        control=control,
+        transformer_options={},
+    )
+    assert_close(out, golden[expected], 2e-5)
 
 
 def test_the_first_convolution_is_split_and_nothing_else_changed():
