@@ -18,12 +18,14 @@ from .manifest import (
     ModelFilesError,
     distinct_licences,
     find_installed,
+    models_around,
+    own_command,
     read_manifest,
     size_complaint,
 )
 
 REPORT_INTERVAL_S = 10  # where the output is no terminal
-EXAMPLE = "python dev.py models get diffbir-v2.1"
+EXAMPLE = "get diffbir-v2.1"
 
 
 def main(argv: Sequence[str], manifest: Manifest | None = None) -> int:
@@ -60,7 +62,7 @@ def main(argv: Sequence[str], manifest: Manifest | None = None) -> int:
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Return the parsed command line."""
-    parser = argparse.ArgumentParser(prog="dev.py models", description=__doc__)
+    parser = argparse.ArgumentParser(prog=own_command(), description=__doc__)
     commands = parser.add_subparsers(dest="command", metavar="get")
     get = commands.add_parser("get", help="download what tasks or files need")
     get.add_argument("names", nargs="+", metavar="NAME", help="a task or a file, as listed")
@@ -68,8 +70,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--accept-licence", action="store_true", help="agree to the licences without being asked"
     )
     get.add_argument("--convert", action="store_true", help="also write .safetensors; needs torch")
-    text = "models folder (default: that of the ComfyUI that dev.py finds)"
-    parser.add_argument("--folder", type=Path, default=Path("models"), help=text)
+    text = "models folder (default: that of the ComfyUI that dev.py finds or that holds the pack)"
+    parser.add_argument("--folder", type=Path, default=models_around(), help=text)
     get.add_argument("--folder", type=Path, default=argparse.SUPPRESS, help=text)
     return parser.parse_args(argv)
 
@@ -92,7 +94,7 @@ def list_models(manifest: Manifest, models: Path) -> None:
         path = installed[file.name]
         licence = " and ".join(licence.title for licence in file.licences)
         print(f"  {file.name:{width}}  {_describe(file, path, models)}  [{licence}]")
-    print(f"\nDownload with, for example: {EXAMPLE}")
+    print(f"\nDownload with, for example: {own_command()} {EXAMPLE}")
 
 
 def get_models(manifest: Manifest, arguments: argparse.Namespace) -> None:
@@ -155,8 +157,8 @@ def _require_torch() -> None:
     if lacking:
         raise ModelFilesError(
             f"--convert needs {' and '.join(lacking)}, which {sys.executable} lacks. Use the Python"
-            ' that runs ComfyUI, or run "python dev.py demo" once, which makes an environment that'
-            " has both."
+            ' that runs ComfyUI, or, from a clone, run "python dev.py demo" once, which makes an'
+            " environment that has both."
         )
 
 

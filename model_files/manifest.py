@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 MANIFEST = Path(__file__).with_name("manifest.json")
+PACK_ROOT = Path(__file__).resolve().parents[1]
 
 # Folders of a category that ComfyUI searches besides the one named like it.
 ALSO_SEARCHED = {"diffusion_models": ("unet",), "controlnet": ("t2i_adapter",)}
@@ -95,10 +96,23 @@ class Manifest:
                 near = difflib.get_close_matches(name.lower(), known, n=3)
                 hint = f" Did you mean {' or '.join(near)}?" if near else ""
                 raise ModelFilesError(
-                    f"There is no task or file '{name}'.{hint} \"python dev.py models\" lists all."
+                    f"There is no task or file '{name}'.{hint} {own_command()} lists all."
                 )
             chosen |= {file.name: file for file in known[name.lower()]}
         return list(chosen.values())
+
+
+def own_command() -> str:
+    """Return how to call `dev.py models`, or its script where the registry left dev.py out."""
+    if (PACK_ROOT / "dev.py").is_file():
+        return "python dev.py models"
+    return f'python "{PACK_ROOT / "model_files" / "run.py"}"'
+
+
+def models_around() -> Path:
+    """Return the models folder of the ComfyUI whose custom_nodes holds the pack, else `models`."""
+    parent = PACK_ROOT.parent
+    return parent.parent / "models" if parent.name == "custom_nodes" else Path("models")
 
 
 def read_manifest(path: Path = MANIFEST) -> Manifest:
