@@ -64,6 +64,7 @@ def prepare_diffbir(
     start: Start = "noise",
     seed: int = 0,
     batch_noise: BatchNoise = "different per image",
+    first: int = 0,
 ) -> DiffBIRInputs:
     """Return conditioning and start latent for restoring an image.
 
@@ -85,6 +86,7 @@ def prepare_diffbir(
         start: Whether the start latent is empty or the condition without added noise.
         seed: Seed of the added noise; its stream is another than the sampler's of the same seed.
         batch_noise: Whether picture k takes `seed + k` or every picture `seed`.
+        first: Place of the first picture in the whole batch.
     Raises:
         ValueError: If an input does not fit; the message says which and what to do.
 
@@ -112,7 +114,7 @@ def prepare_diffbir(
     hint = comfy.latent_formats.SD15().process_in(condition)
     if noise_aug > 0:
         generators = picture_generators(
-            (seed + NOISE_AUG_STREAM) % SEED_COUNT, len(hint), batch_noise
+            (seed + NOISE_AUG_STREAM) % SEED_COUNT, len(hint), batch_noise, first
         )
         kept = alphas_cumprod(zero_snr=zero_snr)[noise_aug].item()
         hint = kept**0.5 * hint + (1 - kept) ** 0.5 * draw_noise(generators, hint)

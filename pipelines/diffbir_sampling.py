@@ -12,7 +12,6 @@ import comfy.sample
 import comfy.samplers
 import comfy.supported_models
 import comfy.utils
-import latent_preview
 import torch
 from torch import Tensor
 
@@ -22,7 +21,8 @@ from ..samplers.spaced import sample_spaced
 from .control import CONDITION_KEY
 from .diffbir_presets import DiffBIRPreset
 from .latent_guidance import LatentGuidance, patch_latent_guidance
-from .noise import BatchNoise, draw_noise, picture_generators, step_noise_sampler
+from .noise import BatchNoise, picture_generators, step_noise_sampler
+from .sampling import sample_latent
 
 OFFICIAL = "official"
 SPACED = "spaced"
@@ -145,26 +145,20 @@ def sample_diffbir(
         model = patch_latent_guidance(model, target, guidance, vae=vae)
     sampler = run_sampler(preset, sampler)
     sigmas = _run_sigmas(model, preset, steps or preset.steps, sampler, scheduler)
-    samples = comfy.sample.fix_empty_latent_channels(
-        model, latent["samples"], latent.get("downscale_ratio_spacial")
-    )
-    noise = draw_noise(picture_generators(seed, len(samples), batch_noise, first), samples)
-    denoised = comfy.sample.sample_custom(
+    return sample_latent(
         model,
-        _start_noise(model, preset, noise, samples, sigmas),
-        cfg or preset.cfg,
-        _sampler(sampler, batch_noise, first),
-        sigmas,
         positive,
         negative,
-        samples,
-        noise_mask=latent.get("noise_mask"),
-        callback=callback or latent_preview.prepare_callback(model, len(sigmas) - 1),
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        latent,
+        _sampler(sampler, batch_noise, first),
+        sigmas,
         seed=seed,
+        cfg=cfg or preset.cfg,
+        batch_noise=batch_noise,
+        first=first,
+        callback=callback,
+        start_noise=lambda noise, samples: _start_noise(model, preset, noise, samples, sigmas),
     )
-    kept = {key: value for key, value in latent.items() if key != "downscale_ratio_spacial"}
-    return {**kept, "samples": denoised}
 
 
 def _check_sd2(model: Any) -> None:

@@ -137,7 +137,9 @@ def restore_with_diffbir(
             noise_aug=noise_aug,
             zero_snr=preset.zero_snr,
             start=start,
-            seed=seed if batch_noise == "same for all" else seed + k,
+            seed=seed,
+            batch_noise=batch_noise,
+            first=k,
         )
         for k, picture in enumerate(cleaned)
     ]

@@ -96,18 +96,64 @@ def sample_resshift(
         ValueError: If the MODEL is another kind of model, or `steps` is out of range.
     """
     sigmas = residual_shift_sigmas(model, steps)
+    sampler = residual_shift_sampler(randomness, batch_noise, first)
+    return sample_latent(
+        model,
+        positive,
+        positive,
+        latent,
+        sampler,
+        sigmas,
+        seed=seed,
+        batch_noise=batch_noise,
+        first=first,
+        callback=callback,
+    )
+
+
+def sample_latent(
+    model: Any,
+    positive: list,
+    negative: list,
+    latent: dict[str, Any],
+    sampler: comfy.samplers.Sampler,
+    sigmas: Tensor,
+    *,
+    seed: int,
+    cfg: float = 1.0,
+    batch_noise: BatchNoise = "different per image",
+    first: int = 0,
+    callback: Callable[[int, Tensor, Tensor, int], None] | None = None,
+    start_noise: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> dict[str, Any]:
+    """Return the latent that a sampler makes, with noise from each picture's own seed.
+
+    Args:
+        model: The MODEL.
+        positive: Its conditioning.
+        negative: The same for the negative prompt; the positive one where there is none.
+        latent: Where sampling starts; a noise mask in it is honoured.
+        sampler: The SAMPLER.
+        sigmas: Its SIGMAS.
+        seed: Decides all noise.
+        cfg: Scale of classifier-free guidance.
+        batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
+        first: Place of the first picture in the whole batch.
+        callback: Called after each step; by default the node's progress bar and preview.
+        start_noise: Makes the noise of the start from standard noise and the latent's samples.
+    """
     samples = comfy.sample.fix_empty_latent_channels(
         model, latent["samples"], latent.get("downscale_ratio_spacial")
     )
     noise = draw_noise(picture_generators(seed, len(samples), batch_noise, first), samples)
     denoised = comfy.sample.sample_custom(
         model,
-        noise,
-        1.0,
-        residual_shift_sampler(randomness, batch_noise, first),
+        noise if start_noise is None else start_noise(noise, samples),
+        cfg,
+        sampler,
         sigmas,
         positive,
-        positive,
+        negative,
         samples,
         noise_mask=latent.get("noise_mask"),
         callback=callback or latent_preview.prepare_callback(model, len(sigmas) - 1),

@@ -226,7 +226,7 @@ class _Tiles:
         for entry in (entry for branch in conds if branch is not None for entry in branch):
             _prepare_hints(entry, x_in, timestep, model_options)
         height, width = windows[0].height, windows[0].width
-        weights = blend_weights(height, width, side - stride, self.blend).to(x_in.device)
+        weights = blend_weights(height, width, side - stride, self.blend).float().to(x_in.device)
         totals = [torch.zeros(x_in.shape, device=x_in.device) for _ in conds]
         counts = torch.zeros(x_in.shape[-2:], device=x_in.device)
         for group in _groups(windows, model, conds, x_in):

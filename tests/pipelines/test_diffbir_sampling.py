@@ -11,7 +11,7 @@ import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from torch import Tensor
 
-from pack.pipelines import diffbir_sampling, noise
+from pack.pipelines import diffbir_sampling, noise, sampling
 from pack.pipelines.control import CONDITION_KEY, prepare_diffbir
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.diffbir_sampling import (
@@ -88,7 +88,7 @@ def replayed(monkeypatch, start: Tensor, noises: Tensor) -> None:
 
     kept: list = []  # so that no id is used twice
     monkeypatch.setattr(noise, "draw_noise", draw)
-    monkeypatch.setattr(diffbir_sampling, "draw_noise", draw)
+    monkeypatch.setattr(sampling, "draw_noise", draw)
 
 
 def watched(steps: list) -> Callable:
