@@ -80,17 +80,19 @@ def sample_spaced(
     extra_args = extra_args or {}
     ones = x.new_ones([x.shape[0]])
     levels = sigmas.cpu()  # read once: a look at each sigma would wait for the device
+    first = levels[0].item()
     if zero_snr_start:
         levels = torch.cat([torch.full_like(levels[:1], torch.inf), levels[1:]])
     kept, spread = (coefficient.tolist() for coefficient in posterior_coefficients(levels))
+    ends = (levels[1:] == 0).tolist()
     for i in range(len(sigmas) - 1):
         sigma = sigmas[i]
         denoised = model(x, sigma * ones, **extra_args)
         if i == 0 and zero_snr_start:
-            denoised = velocity_clean(denoised, x, sigma.item())
+            denoised = velocity_clean(denoised, x, first)
         if callback is not None:
             callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
         x = denoised + kept[i] * (x - denoised) if kept[i] else denoised
-        if levels[i + 1] > 0:
+        if not ends[i]:
             x = x + spread[i] * noise_sampler(sigma, sigmas[i + 1])
     return x
