@@ -2,8 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
+
+
+def check_image(image: Tensor) -> None:
+    """Make sure that a tensor is an IMAGE; no copy of the batch is made.
+
+    Args:
+        image: `(B, H, W, C)`, C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha).
+    Raises:
+        ValueError: If the shape is another, a side or the batch is 0, or a pixel is not finite.
+    """
+    if image.ndim != 4 or image.shape[-1] not in (1, 2, 3, 4):
+        raise ValueError(
+            f"expected an image of shape (batch, height, width, 1 to 4 channels),"
+            f" got {tuple(image.shape)}"
+        )
+    if 0 in image.shape:
+        raise ValueError(f"the image is empty: its shape is {tuple(image.shape)}")
+    for picture in image:
+        # Least and largest are NaN where any pixel is.
+        if not torch.isfinite(torch.stack(picture.float().aminmax())).all():
+            raise ValueError(
+                "the image has NaN or infinite pixels; the node that made it failed, often for lack"
+                " of precision: run that model in float32"
+            )
+
+
+def has_alpha(image: Tensor) -> bool:
+    """Return whether the last channel of an IMAGE is alpha."""
+    return image.shape[-1] in (2, 4)
 
 
 def image_to_planes(image: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -16,23 +47,10 @@ def image_to_planes(image: Tensor) -> tuple[Tensor, Tensor | None]:
     Raises:
         ValueError: If the shape is another, a side or the batch is 0, or a pixel is not finite.
     """
-    if image.ndim != 4 or image.shape[-1] not in (1, 2, 3, 4):
-        raise ValueError(
-            f"expected an image of shape (batch, height, width, 1 to 4 channels),"
-            f" got {tuple(image.shape)}"
-        )
-    if 0 in image.shape:
-        raise ValueError(f"the image is empty: its shape is {tuple(image.shape)}")
+    check_image(image)
     planes = image.movedim(-1, 1).float()
-    if not torch.isfinite(planes).all():
-        raise ValueError(
-            "the image has NaN or infinite pixels; the node that made it failed, often for lack of"
-            " precision: run that model in float32"
-        )
-    channels = planes.shape[1]
-    has_alpha = channels in (2, 4)
-    alpha = planes[:, -1:] if has_alpha else None
-    color = planes[:, :-1] if has_alpha else planes
+    alpha = planes[:, -1:] if has_alpha(image) else None
+    color = planes if alpha is None else planes[:, :-1]
     return color.expand(-1, 3, -1, -1), alpha
 
 
@@ -41,6 +59,29 @@ def planes_to_image(planes: Tensor, alpha: Tensor | None = None) -> Tensor:
     if alpha is not None:
         planes = torch.cat([planes, alpha.to(planes)], dim=1)
     return planes.movedim(1, -1).contiguous()
+
+
+def collect_pictures(parts: Iterable[Tensor], count: int) -> Tensor:
+    """Return pictures that are made one after the other as one batch.
+
+    The batch is laid out once and filled, so that no second copy of it is held, as joining a list
+    would.
+
+    Args:
+        parts: `(b, H, W, C)` each, on one device; read once.
+        count: Number of pictures in all parts together.
+    Returns:
+        `(count, H, W, C)`; the part itself where it is the only one.
+    """
+    batch, filled = torch.empty(0), 0
+    for part in parts:
+        if filled == 0:
+            if len(part) == count:
+                return part
+            batch = part.new_empty(count, *part.shape[1:])
+        batch[filled : filled + len(part)] = part
+        filled += len(part)
+    return batch
 
 
 def mask_to_plane(mask: Tensor, batch: int, height: int, width: int) -> Tensor:

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from ..images.color import ColorFix, fix_color
-from ..images.conversion import image_to_planes, mask_to_plane, planes_to_image
+from ..images.conversion import (
+    check_image,
+    collect_pictures,
+    image_to_planes,
+    mask_to_plane,
+    planes_to_image,
+)
 from ..images.resize import resize_bicubic
 
 
@@ -20,10 +26,17 @@ def correct_color(image: Tensor, reference: Tensor, method: ColorFix) -> Tensor:
     Raises:
         ValueError: If the sizes differ.
     """
-    planes, alpha = image_to_planes(image)
-    target, _ = image_to_planes(reference)
-    fixed = fix_color(planes, _spread(target, planes, "reference"), method)
-    return planes_to_image(fixed.clamp(0, 1), alpha)
+    check_image(image)
+    check_image(reference)
+    _check_count(reference, image, "reference")
+
+    def corrected(k: int) -> Tensor:
+        planes, alpha = image_to_planes(image[k : k + 1])
+        target, _ = image_to_planes(_picture(reference, k))
+        fixed = fix_color(planes, target.to(planes), method)
+        return planes_to_image(fixed.clamp(0, 1), alpha)
+
+    return collect_pictures(map(corrected, range(len(image))), len(image))
 
 
 def finish_restoration(
@@ -38,7 +51,7 @@ def finish_restoration(
     output_width: int = 0,
     output_height: int = 0,
 ) -> Tensor:
-    """Return the finished picture.
+    """Return the finished pictures, made one after the other.
 
     Args:
         image: `(B, H, W, C)` IMAGE as decoded, padding included.
@@ -53,54 +66,69 @@ def finish_restoration(
     Raises:
         ValueError: If sizes do not fit or only one of `original` and `mask` is given.
     """
-    planes, _ = image_to_planes(image)
-    width, height = width or planes.shape[-1], height or planes.shape[-2]
-    if width > planes.shape[-1] or height > planes.shape[-2]:
+    check_image(image)
+    width, height = width or image.shape[2], height or image.shape[1]
+    if width > image.shape[2] or height > image.shape[1]:
         raise ValueError(
-            f"the image is {planes.shape[-1]}x{planes.shape[-2]}, smaller than the width and height"
+            f"the image is {image.shape[2]}x{image.shape[1]}, smaller than the width and height"
             f" to crop to, {width}x{height}. Connect the width and height of the conditioning node."
         )
-    planes = planes[..., :height, :width]
-    if color_fix != "none":
-        if reference is None:
-            raise ValueError(
-                f"the colour fix '{color_fix}' needs a picture at 'reference'; connect the image"
-                " before its restoration, or choose 'none'."
-            )
-        target, _ = image_to_planes(reference)
-        target = resize_bicubic(_spread(target, planes, "reference"), height, width)
-        planes = fix_color(planes, target, color_fix)
-    planes = _put_back(planes, original, mask)
-    if output_width or output_height:
-        new_width = output_width or max(1, round(width * output_height / height))
-        new_height = output_height or max(1, round(height * output_width / width))
-        planes = resize_bicubic(planes, new_height, new_width)
-    return planes_to_image(planes.clamp(0, 1))
-
-
-def _put_back(planes: Tensor, original: Tensor | None, mask: Tensor | None) -> Tensor:
-    if original is None and mask is None:
-        return planes
-    if original is None or mask is None:
+    if color_fix == "none":
+        reference = None
+    elif reference is None:
+        raise ValueError(
+            f"the colour fix '{color_fix}' needs a picture at 'reference'; connect the image"
+            " before its restoration, or choose 'none'."
+        )
+    if (original is None) != (mask is None):
         raise ValueError("'original' and 'mask' belong together: connect both or neither.")
+    for name, other in (("reference", reference), ("original", original)):
+        if other is not None:
+            check_image(other)
+            _check_count(other, image, name)
+    masks = None if mask is None else mask.reshape(-1, *mask.shape[-2:])
+    if masks is not None:
+        _check_count(masks, image, "mask")
+    new_width, new_height = output_width or width, output_height or height
+    if output_height and not output_width:
+        new_width = max(1, round(width * output_height / height))
+    if output_width and not output_height:
+        new_height = max(1, round(height * output_width / width))
+
+    def finished(k: int) -> Tensor:
+        planes, _ = image_to_planes(image[k : k + 1, :height, :width])
+        if reference is not None:
+            target, _ = image_to_planes(_picture(reference, k))
+            target = resize_bicubic(target.to(planes), height, width)
+            planes = fix_color(planes, target, color_fix)
+        if original is not None and masks is not None:
+            planes = _put_back(planes, _picture(original, k), _picture(masks, k))
+        return planes_to_image(resize_bicubic(planes, new_height, new_width).clamp(0, 1))
+
+    return collect_pictures(map(finished, range(len(image))), len(image))
+
+
+def _put_back(planes: Tensor, original: Tensor, mask: Tensor) -> Tensor:
     known, _ = image_to_planes(original)
-    known = _spread(known, planes, "original")
     if known.shape[-2:] != planes.shape[-2:]:
         raise ValueError(
             f"'original' is {known.shape[-1]}x{known.shape[-2]} and the picture"
             f" {planes.shape[-1]}x{planes.shape[-2]}; they must be of one size."
         )
-    hole = mask_to_plane(mask, planes.shape[0], *planes.shape[-2:])
-    return planes * hole + known * (1 - hole)
+    hole = mask_to_plane(mask, 1, *planes.shape[-2:]).to(planes)
+    return planes * hole + known.to(planes) * (1 - hole)
 
 
-def _spread(planes: Tensor, like: Tensor, name: str) -> Tensor:
-    if planes.shape[0] not in (1, like.shape[0]):
+def _check_count(other: Tensor, image: Tensor, name: str) -> None:
+    if len(other) not in (1, len(image)):
         raise ValueError(
-            f"'{name}' has {planes.shape[0]} pictures for {like.shape[0]} images; give one or as"
-            " many."
+            f"'{name}' has {len(other)} pictures for {len(image)} images; give one or as many."
         )
-    return planes.to(like).expand(like.shape[0], -1, -1, -1)
+
+
+def _picture(images: Tensor, k: int) -> Tensor:
+    """Return picture k of a batch, or the only one, as a batch of one."""
+    return images if len(images) == 1 else images[k : k + 1]
 
 
 def enlarge_alpha(alpha: Tensor, height: int, width: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -15,7 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..images.conversion import image_to_planes, planes_to_image
+from ..images.conversion import (
+    check_image,
+    collect_pictures,
+    image_to_planes,
+    planes_to_image,
+)
 from ..images.padding import multiple_above, reflect_pad_to
 from ..images.resize import (
     Rounding,
@@ -80,6 +85,7 @@ def remove_degradation(
     tile_overlap: int = OFFICIAL_OVERLAP_PX,
     clamp: bool = False,
     resize: Rounding = "official 8-bit",
+    progress: Callable[[int, int], object] | None = None,
 ) -> StageOneResult:
     """Return the image without its degradation, large enough for stage 2.
 
@@ -108,6 +114,8 @@ def remove_degradation(
         clamp: Whether to limit the result to [0, 1].
         resize: `official 8-bit` rounds the image to 8 bits and enlarges it as Pillow does; `float`
             keeps its precision.
+        progress: Called after each call of the network with how many are done and how many there
+            are; by default the node's progress bar.
     Raises:
         ValueError: If an input does not fit; the message says which and what to do.
 
@@ -116,8 +124,8 @@ def remove_degradation(
     network = _check_network(upscale_model)
     chosen = _choose_rules(network, rules)
     _check_tile(chosen, tile, tile_overlap)
-    planes, _ = image_to_planes(image)
-    height, width = planes.shape[-2:]
+    check_image(image)
+    height, width = image.shape[1:3]
     target = scaled_size(height, width, scale)
     if min(target) < 1:
         raise ValueError(
@@ -136,18 +144,26 @@ def remove_degradation(
         size[0],
         f"tiles of {used_tile}" if used_tile else "whole",
     )
-    cleaned = []
+    keeps_on = comfy.model_management.intermediate_device()
     with _loaded(network, _memory_required(network, size, used_tile)) as device:
-        runner = _Runner(network, device, len(planes), used_tile, tile_overlap, chosen == "SwinIR")
-        for picture in planes.split(1):
-            x = _before_network(chosen, picture.contiguous(), target, size, resize)
-            y = runner.run(x)
-            cleaned.append(_after_network(chosen, y, target))
-    made = torch.cat(cleaned)
-    made = planes_to_image(made.clamp(0, 1) if clamp else made)
-    return StageOneResult(
-        made.to(comfy.model_management.intermediate_device()), target[1], target[0]
-    )
+        runner = _Runner(
+            network,
+            device,
+            len(image),
+            used_tile,
+            tile_overlap,
+            chosen == "SwinIR",
+            progress or comfy.utils.ProgressBar(len(image)).update_absolute,
+        )
+
+        def cleaned(picture: Tensor) -> Tensor:
+            planes, _ = image_to_planes(picture)
+            x = _before_network(chosen, planes.contiguous(), target, size, resize)
+            made = _after_network(chosen, runner.run(x), target)
+            return planes_to_image(made.clamp(0, 1) if clamp else made).to(keeps_on)
+
+        made = collect_pictures(map(cleaned, image.split(1)), len(image))
+    return StageOneResult(made, target[1], target[0])
 
 
 def _before_network(
@@ -181,6 +197,7 @@ class _Runner:
         tile: int,
         overlap: int,
         pads_with_black: bool,
+        progress: Callable[[int, int], object],
     ):
         self.network = network
         self.device = device
@@ -189,7 +206,7 @@ class _Runner:
         self.overlap = overlap
         self.pads_with_black = pads_with_black
         self.finished = 0
-        self.bar = comfy.utils.ProgressBar(pictures)
+        self.progress = progress
 
     def run(self, x: Tensor) -> Tensor:
         """Return what the network makes of `x` (1, 3, H, W), float32 on the CPU."""
@@ -237,7 +254,7 @@ class _Runner:
         comfy.model_management.throw_exception_if_processing_interrupted()
         y = _call_network(self.network, x.contiguous().to(self.device, self.network.dtype))
         done = self.finished * calls + number + 1
-        self.bar.update_absolute(done, self.pictures * calls)
+        self.progress(done, self.pictures * calls)
         return y.float().cpu()
 
 

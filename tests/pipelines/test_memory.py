@@ -1,0 +1,75 @@
+"""Memory that does not grow with the number of pictures, or with the square of their size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pack.pipelines.finish import correct_color, finish_restoration
+from pack.pipelines.stage_one import remove_degradation
+from pack.tests.support.alone import call_alone, grown
+from pack.tests.support.restoration import descriptor, tiny_esrgan
+from pack.tests.support.tiny import picture
+
+pytestmark = [
+    pytest.mark.comfy,
+    pytest.mark.skipif(
+        not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of a call"
+    ),
+]
+
+MIB = 1 << 20
+FEW, MANY = 2, 18
+
+
+def working_memory(restore: Callable[[Tensor], Tensor], image: Tensor) -> int:
+    """Return the bytes that a restoration held at its peak besides its input and its result."""
+    made = torch.empty(0)
+
+    def call() -> None:
+        nonlocal made
+        made = restore(image)
+
+    peak = grown(call)
+    return peak - made.nbytes
+
+
+def working_memories(restore: Callable[[Tensor], Tensor], side: int) -> list[int]:
+    """Return the working memory of few and of many pictures, after a first call that warms up."""
+    restore(picture(side, side))
+    return [working_memory(restore, picture(side, side, batch=n)) for n in (FEW, MANY)]
+
+
+def assert_bounded(memories: list[int], picture_bytes: int) -> None:
+    few, many = memories
+    assert many - few < 2 * picture_bytes, f"{few / MIB:.1f} and {many / MIB:.1f} MiB"
+
+
+def finishing() -> list[list[int]]:
+    reference = picture(256, 256)
+    finish = working_memories(
+        lambda image: finish_restoration(
+            image, 500, 500, reference=reference, color_fix="wavelet", output_width=512
+        ),
+        512,
+    )
+    color = working_memories(lambda image: correct_color(image, image, "adain"), 512)
+    return [finish, color]
+
+
+def test_long_batches_are_finished_in_the_memory_of_a_picture():
+    for memories in call_alone(finishing):
+        assert_bounded(memories, 512 * 512 * 3 * 4)
+
+
+def stage_one() -> list[int]:
+    network = descriptor(tiny_esrgan())
+    return working_memories(lambda image: remove_degradation(network, image).image, 128)
+
+
+def test_long_batches_go_through_stage_one_in_the_memory_of_a_picture():
+    assert_bounded(call_alone(stage_one), 512 * 512 * 3 * 4)
