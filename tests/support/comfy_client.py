@@ -56,15 +56,18 @@ class Server:
 
     Args:
         base: Its base directory; holds input, output, models and custom_nodes.
-        pack_name: Folder name under which it sees this pack.
+        pack_name: Folder name under which it sees this pack; None if the pack lies there already.
         cwd: Directory it is started from.
     """
 
-    def __init__(self, base: Path, pack_name: str = "resshift-diffbir", cwd: Path | None = None):
+    def __init__(
+        self, base: Path, pack_name: str | None = "resshift-diffbir", cwd: Path | None = None
+    ):
         self.base = base
         self.cwd = cwd or base
-        (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
-        (base / "custom_nodes" / pack_name).symlink_to(PACK_ROOT, target_is_directory=True)
+        if pack_name is not None:
+            (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
+            (base / "custom_nodes" / pack_name).symlink_to(PACK_ROOT, target_is_directory=True)
         self.log_path = base / "server.log"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
