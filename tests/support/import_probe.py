@@ -51,6 +51,7 @@ def main() -> None:
     args.base_directory = base
     args.database_url = "sqlite:///:memory:"
     import app.logger
+    import utils.extra_config  # noqa: F401 - before nodes.py puts another `utils` first
 
     app.logger.setup_logger(log_level="INFO")
     import execution  # noqa: F401 - main.py imports these as well
