@@ -45,6 +45,7 @@ def main() -> None:
     comfyui, base, pack = sys.argv[1:]
     sys.path[0] = comfyui
     sys.dont_write_bytecode = True
+    os.chdir(base)  # for ComfyUI's log file
     from comfy.cli_args import args
 
     args.cpu = True
