@@ -8,27 +8,30 @@ import torch
 from torch import Tensor
 
 
-def check_image(image: Tensor) -> None:
+def check_image(image: Tensor, name: str = "'image'") -> None:
     """Make sure that a tensor is an IMAGE; no copy of the batch is made.
 
     Args:
         image: `(B, H, W, C)`, C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha).
+        name: What messages call it; an input in quotes.
     Raises:
         ValueError: If the shape is another, a side or the batch is 0, or a pixel is not finite.
     """
     if image.ndim != 4 or image.shape[-1] not in (1, 2, 3, 4):
         raise ValueError(
-            f"expected an image of shape (batch, height, width, 1 to 4 channels),"
-            f" got {tuple(image.shape)}"
+            f"{name} has the shape {tuple(image.shape)}; give it pictures of shape (batch, height,"
+            " width, 1 to 4 channels)."
         )
     if 0 in image.shape:
-        raise ValueError(f"the image is empty: its shape is {tuple(image.shape)}")
+        raise ValueError(
+            f"{name} is empty, its shape is {tuple(image.shape)}; give it at least one picture."
+        )
     for picture in image:
         # Least and largest are NaN where any pixel is.
         if not torch.isfinite(torch.stack(picture.float().aminmax())).all():
             raise ValueError(
-                "the image has NaN or infinite pixels; the node that made it failed, often for lack"
-                " of precision: run that model in float32"
+                f"{name} has NaN or infinite pixels; the model that made it failed, often for lack of"
+                " precision: run that model in float32 (fp32)."
             )
 
 
@@ -37,17 +40,18 @@ def has_alpha(image: Tensor) -> bool:
     return image.shape[-1] in (2, 4)
 
 
-def image_to_planes(image: Tensor) -> tuple[Tensor, Tensor | None]:
+def image_to_planes(image: Tensor, name: str = "'image'") -> tuple[Tensor, Tensor | None]:
     """Return the colour planes of an IMAGE and its alpha.
 
     Args:
         image: `(B, H, W, C)` in [0, 1], C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha).
+        name: See `check_image`.
     Returns:
         `(B, 3, H, W)` float32, grey repeated, and `(B, 1, H, W)` alpha or None.
     Raises:
         ValueError: If the shape is another, a side or the batch is 0, or a pixel is not finite.
     """
-    check_image(image)
+    check_image(image, name)
     planes = image.movedim(-1, 1).float()
     alpha = planes[:, -1:] if has_alpha(image) else None
     color = planes if alpha is None else planes[:, :-1]
@@ -93,16 +97,21 @@ def mask_to_plane(mask: Tensor, batch: int, height: int, width: int) -> Tensor:
         height: Height of the pictures.
         width: Width of the pictures.
     Raises:
-        ValueError: If the mask has another size or neither 1 nor `batch` pictures.
+        ValueError: If the mask has another size, neither 1 nor `batch` pictures, or a value that is
+            not finite.
     """
     plane = mask.reshape(-1, 1, *mask.shape[-2:]).float()
     if plane.shape[-2:] != (height, width):
         raise ValueError(
-            f"the mask is {plane.shape[-1]}x{plane.shape[-2]} and the image {width}x{height};"
-            " resize the mask to the size of the image"
+            f"'mask' is {plane.shape[-1]}x{plane.shape[-2]} and the image {width}x{height};"
+            " resize the mask to the size of the image."
         )
     if plane.shape[0] not in (1, batch):
         raise ValueError(
-            f"there are {plane.shape[0]} masks for {batch} images; give one mask or one for each"
+            f"'mask' has {plane.shape[0]} masks for {batch} images; give one mask or one for each."
+        )
+    if not torch.isfinite(plane).all():
+        raise ValueError(
+            "'mask' has NaN or infinite values; mend or replace the node that made it."
         )
     return plane.clamp(0, 1).expand(batch, -1, -1, -1)

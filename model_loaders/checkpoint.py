@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +48,18 @@ DAMAGED_PICKLE_ERRORS = (
     zipfile.BadZipFile,
 )
 
+# What detecting and building a network raise on weights that begin like one and do not make it.
+BROKEN_WEIGHTS_ERRORS = (
+    RuntimeError,
+    KeyError,
+    IndexError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+)
+
 # (a pattern some key matches, what such a file is and where it belongs)
 KNOWN_FILES = (
     (r"\.lora_(down|up|A|B)\.|^lora_", "a LoRA; load it with Load LoRA"),
@@ -55,11 +69,24 @@ KNOWN_FILES = (
         "a LAControlNet; load it with Load LAControlNet (DiffBIR)",
     ),
     (r"^cond_stage_model\.|^conditioner\.", "a full checkpoint; load it with Load Checkpoint"),
-    (r"\.relative_position_bias_table$.*", "a Swin network"),
+    (
+        r"^middle_block\.1\.(patch_embed|blocks)\.",
+        "a ResShift model; load it with Load ResShift Model",
+    ),
+    (
+        r"^layers\.\d+\.residual_group\.",
+        "a SwinIR; load it with Load Restoration Network (SwinIR, BSRNet, SCUNet)",
+    ),
     (r"^quantize\.embedding\.weight$", "a VQ autoencoder; load it with Load ResShift VAE"),
-    (r"^(encoder|decoder)\.(down|up|mid)", "an autoencoder; load it with Load VAE"),
+    (
+        r"^(encoder|decoder)\.(down|up|mid)",
+        "an autoencoder; load it with Load VAE, or the checkpoint that holds it with Load Checkpoint",
+    ),
     (r"RDB\d|^body\.\d|conv_first", "an upscale network; load it with Load Upscale Model"),
-    (r"transformer_blocks\.", "a diffusion model of another kind"),
+    (
+        r"transformer_blocks\.",
+        "a diffusion model of another kind; load it with Load Checkpoint or Load Diffusion Model",
+    ),
 )
 
 
@@ -105,7 +132,7 @@ def read_checkpoint(path: Path, *, inner_prefix: str = "") -> Checkpoint:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, or would have to run code to be read.
-        UnsupportedCheckpointError: If it holds no weights.
+        UnsupportedCheckpointError: If it holds no weights, or quantised ones.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -117,8 +144,33 @@ def read_checkpoint(path: Path, *, inner_prefix: str = "") -> Checkpoint:
         content, metadata = _read_pickle(path), {}
     state_dict = _unwrap(content, inner_prefix)
     if not any(key != RECORD_KEY for key in state_dict):
-        raise UnsupportedCheckpointError(path, "holds no weights")
+        raise UnsupportedCheckpointError(path, "holds no weights; choose another file")
+    _check_dtypes(path, state_dict)
     return Checkpoint(path, state_dict, metadata)
+
+
+@contextmanager
+def refuses_broken_weights(checkpoint: Checkpoint, network: str) -> Iterator[None]:
+    """Turn what wrong keys and shapes raise in detecting or building into an error on the file.
+
+    Args:
+        checkpoint: Where the weights come from.
+        network: What they should make, with its article.
+    Raises:
+        UnsupportedCheckpointError: If the block raises one of `BROKEN_WEIGHTS_ERRORS`.
+    """
+    try:
+        yield
+    except UnsupportedCheckpointError:
+        raise
+    except BROKEN_WEIGHTS_ERRORS as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UnsupportedCheckpointError(
+            checkpoint.path,
+            f"has keys of {network}, but its tensors do not make one"
+            f" ({type(error).__name__}: {reason}); download it again or choose another file",
+            checkpoint.state_dict,
+        ) from error
 
 
 def check_weights(module: nn.Module, checkpoint: Checkpoint, weights: dict[str, Tensor]) -> None:
@@ -178,7 +230,23 @@ def describe_file(state_dict: dict[str, Tensor]) -> tuple[str, list[str]]:
         found = [key for key in state_dict if re.search(pattern, key)]
         if found:
             return f"looks like {description}", found[:3]
-    return "holds a network that is not known here", list(state_dict)[:3]
+    return "holds a network that is not known here; choose another file", list(state_dict)[:3]
+
+
+def _check_dtypes(path: Path, state_dict: dict[str, Tensor]) -> None:
+    # Copied into a network, whole numbers of a quantised file would pass for weights.
+    other = [
+        f"{key}: {str(tensor.dtype).removeprefix('torch.')}"
+        for key, tensor in state_dict.items()
+        if key.endswith(".weight") and not tensor.is_floating_point()
+    ]
+    if other:
+        raise UnsupportedCheckpointError(
+            path,
+            f"has {len(other)} weights that are not floating-point numbers, as quantised files do;"
+            " choose a file in fp32, fp16 or bf16",
+            other,
+        )
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -210,6 +278,10 @@ def _read_pickle(path: Path) -> object:
             ) from error
         raise _damaged(path, error) from error
     except DAMAGED_PICKLE_ERRORS as error:
+        raise _damaged(path, error) from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # what a wrong place in the file to go to raises
+            raise
         raise _damaged(path, error) from error
 
 

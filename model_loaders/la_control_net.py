@@ -24,6 +24,7 @@ from .checkpoint import (
     check_weights,
     describe_file,
     read_checkpoint,
+    refuses_broken_weights,
 )
 
 logger = logging.getLogger("resshift-diffbir")
@@ -59,8 +60,16 @@ def load_la_control_net(
     """
     checkpoint = read_checkpoint(path, inner_prefix="control_model.")
     _check_kind(checkpoint)
-    weights = split_first_convolution(checkpoint.state_dict)
-    config = detect_control(checkpoint, weights, head_channels)
+    with refuses_broken_weights(checkpoint, "a LAControlNet"):
+        weights = split_first_convolution(checkpoint.state_dict)
+        config = detect_control(checkpoint, weights, head_channels)
+        layout = build_control_network(
+            config.unet_config,
+            dtype=torch.float32,
+            device=torch.device("meta"),  # before a wrong shape asks for memory
+            operations=comfy.ops.disable_weight_init,
+        )
+        check_weights(layout, checkpoint, weights)
 
     management = comfy.model_management
     load_device = management.get_torch_device()
@@ -76,7 +85,6 @@ def load_la_control_net(
         device=management.unet_offload_device(),
         operations=comfy.ops.pick_operations(dtype, cast_dtype),
     )
-    check_weights(network, checkpoint, weights)
     network.load_state_dict(weights)
     logger.info("'%s': LAControlNet", path.name)
     return comfy.controlnet.ControlNet(

@@ -19,6 +19,14 @@ logger = logging.getLogger("resshift-diffbir")
 
 AUTO = "auto"
 
+# Smallest and largest whole numbers of a record; larger ones would ask for absurd amounts of memory.
+LIMITS = {
+    "scale": (1, 16),
+    "steps": (2, 1000),
+    "image_size": (1, 4096),
+    "sampling_steps": (0, 1000),
+}
+
 
 @dataclass(frozen=True)
 class ResShiftRecord:
@@ -163,7 +171,7 @@ def _own_record(checkpoint: Checkpoint) -> ResShiftRecord | None:
         return None
     try:
         return _parse_record(json.loads(text))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"the record in '{checkpoint.path.name}' is damaged ({error}). Set preset to one of"
             f" {_preset_list()}."
@@ -177,9 +185,16 @@ def _parse_record(values: Any) -> ResShiftRecord:
     record = ResShiftRecord(**{key: value for key, value in values.items() if key in known})
     if record.predict_type not in PREDICT_TYPES:
         raise ValueError(f"predict_type '{record.predict_type}' is none of {PREDICT_TYPES}")
-    if not isinstance(record.scale, int) or record.scale < 1:
-        raise ValueError(f"scale {record.scale} is not a whole number from 1")
-    record.schedule.eta()
+    for name, (least, most) in LIMITS.items():
+        number = getattr(record, name)
+        if type(number) is not int or not least <= number <= most:
+            raise ValueError(f"{name} {number!r} is not a whole number from {least} to {most}")
+    for name in ("task", "autoencoder"):
+        if not isinstance(getattr(record, name), str):
+            raise ValueError(f"{name} {getattr(record, name)!r} is not a text")
+    grid = record.schedule.grid()
+    if not (grid.isfinite().all() and (grid.diff() > 0).all()):
+        raise ValueError("its schedule does not rise")
     return record
 
 

@@ -17,9 +17,10 @@ import comfy.utils
 import torch
 from comfy.cli_args import args
 
-from .checkpoint import RECORD_KEY, check_weights, read_checkpoint
+from .checkpoint import RECORD_KEY, check_weights, read_checkpoint, refuses_broken_weights
 from .detection import detect_swin_unet, detect_vq, without_buffers
 from .networks.pixel_latent import PixelLatent
+from .networks.swin_unet import SwinUNet
 from .networks.vq import VQAutoencoder
 from .record import AUTO, find_record
 from .resshift_model import ResShiftLatent, ResShiftModel, ResShiftModelConfig
@@ -64,9 +65,14 @@ def load_resshift(
     checkpoint = read_checkpoint(path, inner_prefix="model.diffusion_model.")
     weights = without_buffers(checkpoint.state_dict)
     weights.pop(RECORD_KEY, None)
-    network = detect_swin_unet(checkpoint.state_dict, path)
+    with refuses_broken_weights(checkpoint, "a ResShift model"):
+        network = detect_swin_unet(checkpoint.state_dict, path)
     record = find_record(checkpoint, preset)
-    network = detect_swin_unet(checkpoint.state_dict, path, image_size=record.image_size)
+    with refuses_broken_weights(checkpoint, "a ResShift model"):
+        network = detect_swin_unet(checkpoint.state_dict, path, image_size=record.image_size)
+        with torch.device("meta"):  # before a wrong shape asks for memory
+            layout = SwinUNet(network, operations=comfy.ops.disable_weight_init)
+        check_weights(layout, checkpoint, weights)
     ratio = record.scale * network.condition_ratio
 
     config = ResShiftModelConfig(network, ResShiftLatent(network.latent_channels, ratio))
@@ -80,7 +86,6 @@ def load_resshift(
         load_device=load_device,
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    check_weights(model.diffusion_model, checkpoint, weights)
     model.diffusion_model.load_state_dict(weights, assign=patcher.is_dynamic())
     logger.info("'%s': ResShift, %s x%d", path.name, record.task, record.scale)
     return patcher
@@ -100,9 +105,12 @@ def load_vq_vae(path: Path) -> RestorationVAE:
         UnsupportedCheckpointError: If it is another kind of network.
     """
     checkpoint = read_checkpoint(path, inner_prefix="first_stage_model.")
-    config = detect_vq(checkpoint.state_dict, path)
+    with refuses_broken_weights(checkpoint, "a VQ autoencoder"):
+        config = detect_vq(checkpoint.state_dict, path)
+        with torch.device("meta"):  # before a wrong shape asks for memory
+            layout = VQAutoencoder(config, operations=comfy.ops.disable_weight_init)
+        check_weights(layout, checkpoint, checkpoint.state_dict)
     network = VQAutoencoder(config, operations=comfy.ops.disable_weight_init)
-    check_weights(network, checkpoint, checkpoint.state_dict)
     return RestorationVAE(
         network,
         checkpoint.state_dict,

@@ -10,21 +10,14 @@ import comfy.model_patcher
 import spandrel
 from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
 
-from .checkpoint import UnsupportedCheckpointError, describe_file, read_checkpoint
+from .checkpoint import (
+    UnsupportedCheckpointError,
+    describe_file,
+    read_checkpoint,
+    refuses_broken_weights,
+)
 
 logger = logging.getLogger("resshift-diffbir")
-
-# What spandrel raises on weights that begin like a network it knows and do not make one.
-BROKEN_WEIGHTS_ERRORS = (
-    RuntimeError,
-    KeyError,
-    IndexError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    ZeroDivisionError,
-)
 
 
 def load_restoration_network(path: Path) -> spandrel.ImageModelDescriptor:
@@ -45,21 +38,14 @@ def load_restoration_network(path: Path) -> spandrel.ImageModelDescriptor:
     """
     checkpoint = read_checkpoint(path, inner_prefix="preprocess_model.")
     try:
-        network = spandrel.ModelLoader().load_from_state_dict(checkpoint.state_dict)
+        with refuses_broken_weights(checkpoint, "a restoration network"):
+            network = spandrel.ModelLoader().load_from_state_dict(checkpoint.state_dict)
     except spandrel.UnsupportedModelError as error:
         looks, keys = describe_file(checkpoint.state_dict)
         if "Load Upscale Model" in looks:
             looks = "has layers of an upscale network of a kind that it does not know"
         raise UnsupportedCheckpointError(
             path, f"is not a network that spandrel {spandrel.__version__} knows; it {looks}", keys
-        ) from error
-    except BROKEN_WEIGHTS_ERRORS as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UnsupportedCheckpointError(
-            path,
-            "has keys of a restoration network, but its tensors do not make one"
-            f" ({type(error).__name__}: {reason}); download it again or choose another file",
-            checkpoint.state_dict,
         ) from error
     if not isinstance(network, spandrel.ImageModelDescriptor):
         raise UnsupportedCheckpointError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import folder_paths
@@ -12,6 +11,7 @@ from torch import Tensor
 from ..model_loaders.la_control_net import load_la_control_net
 from ..pipelines.control import STARTS, Start, prepare_diffbir
 from ..pipelines.noise import BatchNoise
+from .files import find_file
 from .messages import names_its_node
 from .resshift_sampling import MAX_SEED, batch_noise_input
 
@@ -73,10 +73,8 @@ class LAControlNetLoader(io.ComfyNode):
     @names_its_node
     def execute(cls, control_net_name: str) -> io.NodeOutput:
         """Load the file."""
-        path = folder_paths.get_full_path("controlnet", control_net_name)
-        if path is None:
-            path = folder_paths.get_full_path_or_raise("checkpoints", control_net_name)
-        return io.NodeOutput(load_la_control_net(Path(path)))
+        path = find_file(control_net_name, "controlnet", "checkpoints")
+        return io.NodeOutput(load_la_control_net(path))
 
 
 class DiffBIRConditioning(io.ComfyNode):

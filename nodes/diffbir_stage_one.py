@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import folder_paths
@@ -12,6 +11,7 @@ from torch import Tensor
 from ..images.resize import ROUNDINGS, Rounding
 from ..model_loaders.restoration_network import load_restoration_network
 from ..pipelines.stage_one import OFFICIAL_OVERLAP_PX, RULES, Rules, remove_degradation
+from .files import find_file
 from .messages import names_its_node
 
 CATEGORY = "restoration/DiffBIR"
@@ -61,8 +61,7 @@ class SwinIRLoader(io.ComfyNode):
     @names_its_node
     def execute(cls, model_name: str) -> io.NodeOutput:
         """Load the file."""
-        path = Path(folder_paths.get_full_path_or_raise("upscale_models", model_name))
-        return io.NodeOutput(load_restoration_network(path))
+        return io.NodeOutput(load_restoration_network(find_file(model_name, "upscale_models")))
 
 
 class DiffBIRRemoveDegradation(io.ComfyNode):

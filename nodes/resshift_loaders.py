@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import folder_paths
 from comfy_api.latest import io
 
@@ -17,6 +15,7 @@ from ..model_loaders.resshift import (
     load_resshift,
     load_vq_vae,
 )
+from .files import find_file
 from .messages import names_its_node
 
 CATEGORY = "restoration/ResShift"
@@ -86,7 +85,7 @@ class ResShiftLoader(io.ComfyNode):
         """Load the file."""
         if model_name == BUNDLED_MODEL:
             return io.NodeOutput(load_bundled_model(dtype=dtype))
-        path = Path(folder_paths.get_full_path_or_raise("diffusion_models", model_name))
+        path = find_file(model_name, "diffusion_models")
         return io.NodeOutput(load_resshift(path, preset=preset, dtype=dtype))
 
 
@@ -128,5 +127,4 @@ class ResShiftVAELoader(io.ComfyNode):
         """Load the file."""
         if vae_name == PIXEL_LATENT:
             return io.NodeOutput(bundled_vae())
-        path = Path(folder_paths.get_full_path_or_raise("vae", vae_name))
-        return io.NodeOutput(load_vq_vae(path))
+        return io.NodeOutput(load_vq_vae(find_file(vae_name, "vae")))

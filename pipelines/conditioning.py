@@ -110,6 +110,10 @@ def prepare_resshift(
 def _check_vae(network: ResShiftModel, vae: Any) -> None:
     ratio = network.record.scale * network.network_config.condition_ratio
     channels = network.network_config.latent_channels
+    if vae is None:
+        raise ValueError(
+            f"nothing came through 'vae'. Load '{network.record.autoencoder}' with 'Load ResShift VAE'."
+        )
     found_ratio, found_channels = vae.spacial_compression_encode(), vae.latent_channels
     if (found_ratio, found_channels) != (ratio, channels):
         raise ValueError(

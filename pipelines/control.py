@@ -92,9 +92,9 @@ def prepare_diffbir(
 
     Source: Lin et al. 2024 (arXiv 2308.15070), "Generation Module".
     """
-    _check_control_net(control_net)
+    check_control_net(control_net)
     _check_text(control_net, positive, negative)
-    _check_vae(vae)
+    check_sd_vae(vae)
     if start not in STARTS:
         raise ValueError(f"'start' is one of {', '.join(STARTS)}, not '{start}'.")
     if not 0 <= noise_aug < TRAINING_STEPS:
@@ -169,7 +169,12 @@ def _with_control(
     return controlled
 
 
-def _check_control_net(control_net: Any) -> None:
+def check_control_net(control_net: Any) -> None:
+    """Make sure that a CONTROL_NET is a LAControlNet.
+
+    Raises:
+        ValueError: If it is another kind.
+    """
     if not is_la_control_net(control_net):
         raise ValueError(
             f"the control network connected to 'control_net' ({type(control_net).__name__}) is not"
@@ -188,11 +193,25 @@ def _check_text(control_net: Any, *conditionings: list) -> None:
             )
 
 
-def _check_vae(vae: Any) -> None:
-    if vae is None:
+def check_vae_is_there(vae: Any) -> None:
+    """Make sure that a VAE came through an input, as none does from a checkpoint without one.
+
+    Raises:
+        ValueError: If it did not.
+    """
+    if vae is None or vae.first_stage_model is None:
         raise ValueError(
-            "nothing came through 'vae': the checkpoint holds none. Load SD's VAE with 'Load VAE'."
+            "nothing came through 'vae': the checkpoint holds none. Load one with 'Load VAE'."
         )
+
+
+def check_sd_vae(vae: Any) -> None:
+    """Make sure that a VAE makes latents like SD's.
+
+    Raises:
+        ValueError: If it is missing or another kind.
+    """
+    check_vae_is_there(vae)
     found = vae.latent_dim, vae.latent_channels, vae.spacial_compression_encode()
     if found != (2, LATENT_CHANNELS, LATENT_RATIO):
         raise ValueError(

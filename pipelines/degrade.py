@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import comfy.model_management
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -69,12 +70,13 @@ def degrade_image(
     height, width = planes.shape[-2:]
     if min(height, width) < scale:
         raise ValueError(
-            f"the image is {width}x{height}, which leaves nothing at a scale of {scale}; choose a"
-            " smaller scale or a larger image"
+            f"'image' is {width}x{height}, which leaves nothing at a 'scale' of {scale}; choose a"
+            " smaller scale or a larger image."
         )
     settings = set_ranges(METHODS[method], scale, ranges or {})
     degraded = []
     for k, picture in enumerate(planes):
+        comfy.model_management.throw_exception_if_processing_interrupted()
         generator = np.random.default_rng((seed + k) % SEED_COUNT)
         degraded.append(degrade(picture.clamp(0, 1), settings, generator))
     result = torch.stack(degraded)

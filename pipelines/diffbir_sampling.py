@@ -55,14 +55,21 @@ def spaced_run_sigmas(model: Any, steps: int) -> Tensor:
         model: A MODEL with a table of training timesteps, such as SD 2.1's.
         steps: Network calls, 2 to the number of timesteps.
     Raises:
-        ValueError: If `steps` is out of range.
+        ValueError: If `steps` is out of range or the MODEL has no such table.
     """
     if steps < LEAST_SPACED_STEPS:
         raise ValueError(
-            f"the spaced sampler visits the first and the last timestep, so steps must be"
+            f"the spaced sampler visits the first and the last timestep, so 'steps' must be"
             f" {LEAST_SPACED_STEPS} or more, not {steps}."
         )
-    return spaced_sigmas(model.get_model_object("model_sampling").sigmas.cpu(), steps)
+    sampling: Any = model.get_model_object("model_sampling")
+    if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete):
+        raise ValueError(
+            f"the model connected to 'model' is a {type(model.model).__name__} whose schedule has no"
+            " training timesteps. Load Stable Diffusion 2.1 with Load Checkpoint."
+        )
+    sigmas: Any = sampling.sigmas
+    return spaced_sigmas(sigmas.cpu(), steps)
 
 
 def spaced_sampler(batch_noise: BatchNoise = "different per image", first: int = 0) -> Sampler:
@@ -138,7 +145,7 @@ def sample_diffbir(
 
     Source: Lin et al. 2023 (arXiv 2308.15070), DiffBIR, "Generation Module".
     """
-    _check_sd2(model)
+    check_sd2(model)
     model = _with_schedule(model, preset)
     if guidance.acts:
         target = _condition(positive) if guidance_target is None else guidance_target
@@ -161,7 +168,12 @@ def sample_diffbir(
     )
 
 
-def _check_sd2(model: Any) -> None:
+def check_sd2(model: Any) -> None:
+    """Make sure that a MODEL is one that DiffBIR was made for.
+
+    Raises:
+        ValueError: If it is not an SD 2.x model of text alone.
+    """
     config = model.model.model_config
     network = config.unet_config
     if not isinstance(config, comfy.supported_models.SD20):

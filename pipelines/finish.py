@@ -27,7 +27,7 @@ def correct_color(image: Tensor, reference: Tensor, method: ColorFix) -> Tensor:
         ValueError: If the sizes differ.
     """
     check_image(image)
-    check_image(reference)
+    check_image(reference, "'reference'")
     _check_count(reference, image, "reference")
 
     def corrected(k: int) -> Tensor:
@@ -50,6 +50,7 @@ def finish_restoration(
     mask: Tensor | None = None,
     output_width: int = 0,
     output_height: int = 0,
+    name: str = "'image'",
 ) -> Tensor:
     """Return the finished pictures, made one after the other.
 
@@ -63,10 +64,11 @@ def finish_restoration(
         mask: MASK of that size, 1 where the restored pixels stay; soft edges blend.
         output_width: Width to resize to at the end; 0 keeps it, or follows the height.
         output_height: Height to resize to at the end; 0 keeps it, or follows the width.
+        name: What messages call `image`.
     Raises:
         ValueError: If sizes do not fit or only one of `original` and `mask` is given.
     """
-    check_image(image)
+    check_image(image, name)
     width, height = width or image.shape[2], height or image.shape[1]
     if width > image.shape[2] or height > image.shape[1]:
         raise ValueError(
@@ -82,10 +84,10 @@ def finish_restoration(
         )
     if (original is None) != (mask is None):
         raise ValueError("'original' and 'mask' belong together: connect both or neither.")
-    for name, other in (("reference", reference), ("original", original)):
+    for given, other in (("reference", reference), ("original", original)):
         if other is not None:
-            check_image(other)
-            _check_count(other, image, name)
+            check_image(other, f"'{given}'")
+            _check_count(other, image, given)
     masks = None if mask is None else mask.reshape(-1, *mask.shape[-2:])
     if masks is not None:
         _check_count(masks, image, "mask")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from ..images.conversion import image_to_planes, planes_to_image
+from ..images.conversion import check_image, image_to_planes, planes_to_image
 from ..model_loaders.resshift_sampling import ResShiftSampling
 from ..samplers.guidance import (
     GUIDANCE_VERSIONS,
@@ -28,6 +28,7 @@ from ..samplers.guidance import (
     next_sigma,
     posterior_mean_weight,
 )
+from .control import check_vae_is_there
 
 GuidanceSpace = Literal["latent", "rgb"]
 GUIDANCE_SPACES: tuple[str, ...] = get_args(GuidanceSpace)
@@ -147,6 +148,7 @@ def patch_latent_guidance(
         _check_target_latent(model, target["samples"], guidance)
     else:
         _check_vae(model, vae)
+        check_image(target)
     patched = model.clone()
     if not guidance.acts:
         return patched
@@ -387,7 +389,8 @@ def _check_target_latent(model: Any, latent: Tensor, guidance: LatentGuidance) -
 
 def _check_vae(model: Any, vae: Any) -> None:
     if vae is None:
-        raise ValueError("to guide by an image, connect the model's VAE too.")
+        raise ValueError("to guide by 'image', connect the model's VAE to 'vae' too.")
+    check_vae_is_there(vae)
     channels = model.get_model_object("latent_format").latent_channels
     if vae.latent_channels != channels:
         raise ValueError(

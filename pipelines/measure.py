@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Literal, get_args
 
+import comfy.model_management
 import torch
 from torch import Tensor
 
@@ -81,9 +82,8 @@ def measure_images(
     _, _, height, width = planes.shape
     if min(height, width) - 2 * border < SSIM_WINDOW:
         raise ValueError(
-            f"the image is {width}x{height} and {border} pixels are left out on each side; SSIM"
-            f" needs {SSIM_WINDOW}x{SSIM_WINDOW} pixels inside, so take a smaller border or larger"
-            " images"
+            f"'image' is {width}x{height} and {border} pixels are left out on each side; SSIM needs"
+            f" {SSIM_WINDOW}x{SSIM_WINDOW} pixels inside, so take a smaller border or larger images."
         )
     inside = (..., slice(border, height - border), slice(border, width - border))
     planes, target = planes[inside], target[inside]
@@ -107,10 +107,10 @@ def measure_images(
             f" {'less' if is_lower_better else 'more'} is better."
         )
     # One picture at a time, so that a long batch needs no more memory than one of them.
-    rows = [
-        [float(measure(x[None], y[None])) for measure, _ in columns.values()]
-        for x, y in zip(planes, target, strict=True)
-    ]
+    rows = []
+    for x, y in zip(planes, target, strict=True):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        rows.append([float(measure(x[None], y[None])) for measure, _ in columns.values()])
     means = torch.tensor(rows, dtype=torch.float64).mean(dim=0).tolist()
     decimals = [places for _, places in columns.values()]
     table = _table(list(columns), rows, means, decimals)
@@ -152,16 +152,17 @@ def load_perceptual(name: str) -> tuple[Callable[[Tensor, Tensor], Tensor], bool
 
 
 def _fit(image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    planes, target = (image_to_planes(t)[0].cpu().clamp(0, 1) for t in (image, reference))
+    named = ((image, "'image'"), (reference, "'reference'"))
+    planes, target = (image_to_planes(t, name)[0].cpu().clamp(0, 1) for t, name in named)
     if planes.shape[-2:] != target.shape[-2:]:
         raise ValueError(
-            f"the image is {planes.shape[-1]}x{planes.shape[-2]} and its reference"
-            f" {target.shape[-1]}x{target.shape[-2]}; resize one to the size of the other"
+            f"'image' is {planes.shape[-1]}x{planes.shape[-2]} and 'reference'"
+            f" {target.shape[-1]}x{target.shape[-2]}; resize one to the size of the other."
         )
     if target.shape[0] not in (1, planes.shape[0]):
         raise ValueError(
             f"'reference' has {target.shape[0]} pictures for {planes.shape[0]} images; give one or"
-            " as many"
+            " as many."
         )
     return planes, target.expand(planes.shape[0], -1, -1, -1)
 

@@ -63,7 +63,7 @@ def restore_with_resshift(
         mask = mask.reshape(-1, *mask.shape[-2:])
         if len(mask) not in (1, len(image)):
             raise ValueError(
-                f"there are {len(mask)} masks for {len(image)} images; give one mask or one for"
+                f"'mask' has {len(mask)} masks for {len(image)} images; give one mask or one for"
                 " each."
             )
         mask = mask.expand(len(image), -1, -1)
@@ -111,6 +111,7 @@ def restore_with_resshift(
             color_fix=color_fix,
             original=None if hole is None else picture,
             mask=hole,
+            name="the restored picture",
         )
         if alpha is not None:
             plane = enlarge_alpha(alpha[k : k + 1], *finished.shape[1:3])

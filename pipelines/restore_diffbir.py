@@ -11,15 +11,15 @@ from torch import Tensor
 
 from ..images.color import ColorFix
 from ..images.conversion import image_to_planes
-from .control import Start, prepare_diffbir
+from .control import Start, check_control_net, check_sd_vae, prepare_diffbir
 from .diffbir_presets import DiffBIRPreset
-from .diffbir_sampling import NO_GUIDANCE, OFFICIAL, sample_diffbir
+from .diffbir_sampling import NO_GUIDANCE, OFFICIAL, check_sd2, sample_diffbir
 from .finish import enlarge_alpha, finish_restoration
 from .latent_guidance import LatentGuidance
 from .noise import BatchNoise
 from .sampling import run_callback
 from .stage_one import SIZE_MULTIPLE_PX as STAGE_ONE_MULTIPLE_PX
-from .stage_one import Rounding, Rules, remove_degradation
+from .stage_one import Rounding, Rules, check_network, remove_degradation
 from .tiles import TILES, TiledVAE, TileSettings, patch_tiles
 
 
@@ -101,6 +101,11 @@ def restore_with_diffbir(
     """
     if tiles.tiling == "official chop":
         raise ValueError("DiffBIR has no 'official chop'; choose 'per step' or 'off'.")
+    # Before the first stage runs, which may take minutes.
+    check_sd2(weights.model)
+    check_control_net(weights.control_net)
+    check_sd_vae(weights.vae)
+    check_network(weights.upscale_model)
     _, alpha = image_to_planes(image)
     positive = encode_text(weights.clip, join_prompt(prompt, preset.positive))
     negative = encode_text(weights.clip, negative_prompt.strip() or preset.negative)
@@ -172,6 +177,7 @@ def restore_with_diffbir(
             color_fix=color_fix,
             output_width=picture.output_width,
             output_height=picture.output_height,
+            name="the restored picture",
         ).cpu()
         for picture, prepared, latent in zip(cleaned, inputs, sampled, strict=True)
     ]

@@ -45,6 +45,9 @@ OFFICIAL_OVERLAP_PX = 256
 LARGEST_SPARE_TILE_PX = 512
 LEAST_SPARE_TILE_PX = 128
 
+# The longest side that ComfyUI's own nodes make.
+LONGEST_SIDE_PX = 16384
+
 # spandrel's names of the official networks. Their modules are called as they are, for spandrel's
 # descriptor clamps its output and pads by reflection.
 OFFICIAL_NETWORKS = ("SwinIR", "SCUNet", "ESRGAN")
@@ -121,7 +124,7 @@ def remove_degradation(
 
     Source: Lin et al. 2024 (arXiv 2308.15070), "Restoration Module", and its reference code.
     """
-    network = _check_network(upscale_model)
+    network = check_network(upscale_model)
     chosen = _choose_rules(network, rules)
     _check_tile(chosen, tile, tile_overlap)
     check_image(image)
@@ -133,6 +136,7 @@ def remove_degradation(
             " larger one."
         )
     size = target if chosen in ENLARGES_FIRST else (height, width)
+    _check_size((height, width), target, chosen)
     used_tile = tile if 0 < tile <= min(size) else 0
     if chosen == "SwinIR" and not used_tile:
         size = short_edge_size(*size, SHORT_EDGE_PX)
@@ -308,7 +312,12 @@ def _memory_required(network: spandrel.ImageModelDescriptor, size: Size, tile: i
     return h * w * network.scale**2 * per_pixel
 
 
-def _check_network(upscale_model: Any) -> spandrel.ImageModelDescriptor:
+def check_network(upscale_model: Any) -> spandrel.ImageModelDescriptor:
+    """Return an UPSCALE_MODEL as what it is, a network from RGB images to RGB images.
+
+    Raises:
+        ValueError: If it is not.
+    """
     if not isinstance(upscale_model, spandrel.ImageModelDescriptor):
         raise ValueError(
             f"'upscale_model' is a {type(upscale_model).__name__}, not a network of spandrel. Load"
@@ -317,10 +326,26 @@ def _check_network(upscale_model: Any) -> spandrel.ImageModelDescriptor:
     channels = (upscale_model.input_channels, upscale_model.output_channels)
     if channels != (3, 3):
         raise ValueError(
-            f"the network takes {channels[0]} channels and gives {channels[1]}; load one for RGB"
-            " images."
+            f"the network connected to 'upscale_model' takes {channels[0]} channels and gives"
+            f" {channels[1]}; load one for RGB images."
         )
     return upscale_model
+
+
+def _check_size(size: Size, target: Size, rules: Rules) -> None:
+    """Refuse what would fill any memory: 16 times a large picture, 512 px across a ribbon."""
+    longest = LONGEST_SIDE_PX
+    if max(target) > max(longest, *size):
+        raise ValueError(
+            f"'scale' makes {target[1]}x{target[0]} of the image's {size[1]}x{size[0]}, and no side"
+            f" may exceed {longest}; use a smaller scale."
+        )
+    if rules != "none" and max(short_edge_size(*target, SHORT_EDGE_PX)) > max(longest, *target):
+        raise ValueError(
+            f"'image' is {size[1]}x{size[0]}: with its shorter side at the {SHORT_EDGE_PX} pixels of"
+            f" stage 1, its longer side would exceed {longest}. Cut it into pieces, or set rules to"
+            " 'none', which keeps its size."
+        )
 
 
 def _choose_rules(network: spandrel.ImageModelDescriptor, rules: Rules) -> Rules:

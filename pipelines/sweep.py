@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import comfy.model_management
 import torch
 from torch import Tensor
 
@@ -32,25 +33,30 @@ def compare_pictures(
     if not images:
         raise ValueError("there is nothing to compare; connect at least one image")
     lines = _label_lines(labels, len(images))
-    batches = [image_to_planes(image)[0].clamp(0, 1) for image in images]
+    batches = [
+        image_to_planes(image, f"'image{number}'")[0].clamp(0, 1)
+        for number, image in enumerate(images)
+    ]
     height, width = batches[0].shape[-2:]
     longest = max(batch.shape[0] for batch in batches)
-    for number, batch in enumerate(batches, 1):
+    for number, batch in enumerate(batches):
         if batch.shape[0] not in (1, longest):
             raise ValueError(
-                f"image {number} has {batch.shape[0]} pictures and another has {longest}; give"
-                " each image one picture or as many as the others"
+                f"'image{number}' has {batch.shape[0]} pictures and another input has {longest};"
+                " give each one picture or as many as the others."
             )
     resized = [resize_bicubic(batch, height, width).clamp(0, 1) for batch in batches]
-    grids = [
-        label_grid(
-            [batch[min(k, batch.shape[0] - 1)] for batch in resized],
-            lines or [""] * len(images),
-            columns or len(images),
-            label_height if lines else 0,
+    grids = []
+    for k in range(longest):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        grids.append(
+            label_grid(
+                [batch[min(k, batch.shape[0] - 1)] for batch in resized],
+                lines or [""] * len(images),
+                columns or len(images),
+                label_height if lines else 0,
+            )
         )
-        for k in range(longest)
-    ]
     return planes_to_image(torch.stack(grids))
 
 
@@ -60,7 +66,7 @@ def _label_lines(labels: str, count: int) -> list[str]:
     lines = [line.strip() for line in labels.rstrip().splitlines()]
     if len(lines) != count:
         raise ValueError(
-            f"there are {len(lines)} labels for {count} images; write one line for each image, or"
-            " none"
+            f"'labels' has {len(lines)} lines for {count} images; write one line for each image, or"
+            " none."
         )
     return lines

@@ -38,10 +38,10 @@ def test_half_precision_images_become_float32():
 @pytest.mark.parametrize(
     ("image", "remedy"),
     [
-        (torch.zeros(4, 4, 3), "expected an image of shape .*batch"),
+        (torch.zeros(4, 4, 3), "give it pictures of shape .*batch"),
         (torch.zeros(1, 4, 4, 5), "1 to 4 channels"),
-        (torch.zeros(1, 0, 4, 3), "the image is empty"),
-        (torch.zeros(0, 4, 4, 3), "the image is empty"),
+        (torch.zeros(1, 0, 4, 3), "'image' is empty"),
+        (torch.zeros(0, 4, 4, 3), "'image' is empty"),
         (torch.full((1, 2, 2, 3), float("nan")), "run that model in float32"),
         (torch.full((1, 2, 2, 3), float("inf")), "run that model in float32"),
     ],

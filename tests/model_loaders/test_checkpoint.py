@@ -265,3 +265,11 @@ def test_other_files_are_told_by_their_keys(key, description):
     looks, keys = describe_file({"first": torch.zeros(1), key: torch.zeros(1)})
     assert description in looks
     assert key in keys
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.complex64])
+def test_quantised_weights_are_refused_rather_than_taken_for_numbers(tmp_path, dtype):
+    path = save_pickle(tmp_path / "a.pth", {**WEIGHTS, "out.weight": torch.ones(2, 3).to(dtype)})
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(UnsupportedCheckpointError, match=rf"'a\.pth' .*fp16.*out\.weight: {name}"):
+        read_checkpoint(path)

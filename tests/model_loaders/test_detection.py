@@ -191,8 +191,8 @@ OTHER_FILES = {
     "LoRA": (keys("lora_unet_mid.lora_down.weight"), "Load LoRA"),
     "VQ": (keys("quantize.embedding.weight", "encoder.conv_in.weight"), "Load ResShift VAE"),
     "SwinIR": (
-        keys("layers.0.blocks.0.attn.relative_position_bias_table", "conv_first.weight"),
-        "Swin network",
+        keys("layers.0.residual_group.blocks.0.attn.proj.weight", "conv_first.weight"),
+        "Load Restoration Network",
     ),
 }
 
@@ -208,7 +208,7 @@ def test_other_files_are_no_resshift_model_and_say_where_they_belong(state_dict,
     [
         (OTHER_FILES["LoRA"][0], "Load LoRA"),
         (keys("encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight"), "Load VAE"),
-        (keys("middle_block.1.blocks.0.attn.relative_position_bias_table"), "Swin network"),
+        (keys("middle_block.1.blocks.0.attn.relative_position_bias_table"), "Load ResShift Model"),
     ],
     ids=["LoRA", "KL autoencoder", "ResShift UNet"],
 )

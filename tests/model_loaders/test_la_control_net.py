@@ -292,7 +292,7 @@ CONVOLUTIONAL = {
             | {"cond_stage_model.model.ln_final.weight": torch.ones(1)},
             r"is not a LAControlNet; it looks like a full checkpoint; load it with Load Checkpoint",
         ),
-        (random_unet_weights(), "is not a LAControlNet; it looks like a Swin network"),
+        (random_unet_weights(), "is not a LAControlNet; it looks like a ResShift model; load"),
         ({"lora_unet_down_blocks_0.lora_up.weight": torch.ones(1)}, "a LoRA; load it with Load"),
         ({"controlnet_cond_embedding.conv_in.weight": torch.ones(1)}, "a ControlNet"),
         ({"decoder.up.0.block.0.conv1.weight": torch.ones(1)}, "an autoencoder"),

@@ -174,3 +174,30 @@ def test_a_record_takes_the_numbers_of_another_schedule():
     changed = OWN.with_schedule(schedule)
     assert changed.schedule == schedule
     assert replace(changed, **asdict(OWN.schedule)) == OWN
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": 10**12}, "steps 1000000000000 is not a whole number from 2 to 1000"),
+        ({"steps": True}, "steps True is not a whole number"),
+        ({"scale": 2.0}, r"scale 2\.0 is not a whole number from 1 to 16"),
+        ({"scale": 1000}, "scale 1000 is not a whole number from 1 to 16"),
+        ({"image_size": 0}, "image_size 0 is not a whole number from 1 to 4096"),
+        ({"image_size": 10**9}, "image_size 1000000000 is not"),
+        ({"sampling_steps": -1}, "sampling_steps -1 is not a whole number from 0"),
+        ({"task": None}, "task None is not a text"),
+        ({"autoencoder": ["a"]}, r"autoencoder \['a'\] is not a text"),
+        ({"kappa": float("nan")}, "must lie in"),
+        ({"power": 1e300}, "does not rise"),
+    ],
+)
+def test_a_record_with_absurd_numbers_is_refused_before_anything_is_built(values, message):
+    text = json.dumps({**asdict(OWN), **values})
+    with pytest.raises(ValueError, match=rf"record in 'mine\.safetensors' is damaged.*{message}"):
+        find_record(checkpoint(header=text), "auto")
+
+
+def test_a_record_of_endless_brackets_is_refused():
+    with pytest.raises(ValueError, match=r"record in 'mine\.safetensors' is damaged"):
+        find_record(checkpoint(header="[" * 100_000), "auto")

@@ -158,7 +158,9 @@ def test_an_autoencoder_in_the_model_loader_says_which_node_takes_it(tmp_path):
 
 
 def test_a_model_in_the_autoencoder_loader_says_what_it_is(tmp_path):
-    with pytest.raises(UnsupportedCheckpointError, match=r"not a VQ autoencoder.*Swin network"):
+    with pytest.raises(
+        UnsupportedCheckpointError, match=r"not a VQ autoencoder.*Load ResShift Model"
+    ):
         load_vq_vae(save_unet(tmp_path))
 
 

@@ -113,10 +113,10 @@ NO_NUMBER = torch.full((1, 8, 8, 3), float("nan"))
     ("image", "mask", "remedy"),
     [
         (NO_NUMBER, None, "run that model in float32"),
-        (torch.zeros(0, 8, 8, 3), None, "the image is empty"),
-        (torch.zeros(1, 8, 0, 3), None, "the image is empty"),
+        (torch.zeros(0, 8, 8, 3), None, "'image' is empty"),
+        (torch.zeros(1, 8, 0, 3), None, "'image' is empty"),
         (torch.zeros(1, 8, 8, 5), None, "1 to 4 channels"),
-        (torch.zeros(8, 8, 3), None, "expected an image of shape"),
+        (torch.zeros(8, 8, 3), None, "give it pictures of shape"),
         (torch.zeros(1, 8, 8, 3), torch.zeros(1, 8, 8), "takes no mask. Disconnect it"),
     ],
 )

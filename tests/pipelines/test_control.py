@@ -361,7 +361,7 @@ def test_unloading_between_runs_changes_nothing(model, prepare):
 
 def vae_like(**changes) -> SimpleNamespace:
     """Return what the check of a VAE reads, for VAEs too large to build."""
-    values = {"latent_dim": 2, "latent_channels": 4, "ratio": 8, **changes}
+    values = {"latent_dim": 2, "latent_channels": 4, "ratio": 8, "first_stage_model": (), **changes}
     return SimpleNamespace(**values, spacial_compression_encode=lambda: values["ratio"])
 
 
@@ -369,15 +369,15 @@ def vae_like(**changes) -> SimpleNamespace:
     ("changes", "message"),
     [
         ({"image": torch.full((1, 8, 8, 3), float("nan"))}, "run that model in float32"),
-        ({"image": torch.zeros(0, 8, 8, 3)}, "the image is empty"),
-        ({"image": torch.zeros(1, 8, 0, 3)}, "the image is empty"),
-        ({"image": torch.zeros(8, 8, 3)}, "expected an image of shape"),
+        ({"image": torch.zeros(0, 8, 8, 3)}, "'image' is empty"),
+        ({"image": torch.zeros(1, 8, 0, 3)}, "'image' is empty"),
+        ({"image": torch.zeros(8, 8, 3)}, "give it pictures of shape"),
         ({"control_net": None}, "Load LAControlNet"),
         (
             {"control_net": comfy.controlnet.T2IAdapter(None, 3, 8, "bicubic")},
             r"\(T2IAdapter\) is not a LAControlNet.*Load one",
         ),
-        ({"vae": None}, "Load SD's VAE"),
+        ({"vae": None}, "Load one with 'Load VAE'"),
         ({"vae": vae_like(latent_channels=16)}, r"16 channels.*the VAE of SD 2\.1"),
         ({"vae": vae_like(ratio=4)}, r"the VAE of SD 2\.1"),
         ({"vae": vae_like(latent_dim=3)}, r"the VAE of SD 2\.1"),

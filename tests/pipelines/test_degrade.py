@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from pack.images.degradation import PRESETS, degrade
 from pack.pipelines.degrade import METHODS, RANGES, SECOND_RANGES, degrade_image, set_ranges
 
+pytestmark = pytest.mark.comfy
+
 SECOND = "second order (ResShift)"
 FIRST = "first order (DiffBIR)"
 ROUND = "one round, medium"
@@ -149,7 +151,7 @@ def test_one_round_reduces_by_the_scale_and_has_its_jpeg_last():
         ({"ranges": {"second_noise": (1, 2)}}, "no second stage, so 'second_noise' cannot be set"),
         ({"ranges": {"poisson": (1, 2)}}, "no Poisson noise, so 'poisson' cannot be set"),
         ({"image": torch.full((1, 8, 8, 3), float("nan"))}, "run that model in float32"),
-        ({"image": torch.zeros(0, 8, 8, 3)}, "the image is empty"),
+        ({"image": torch.zeros(0, 8, 8, 3)}, "'image' is empty"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, remedy):

@@ -94,7 +94,7 @@ def test_a_side_that_follows_is_at_least_a_pixel():
             "'reference' has 2 pictures for 1 images; give one or as many",
         ),
         ({"image": torch.full((1, 4, 4, 3), float("nan"))}, "run that model in float32"),
-        ({"image": torch.zeros(0, 4, 4, 3)}, "the image is empty"),
+        ({"image": torch.zeros(0, 4, 4, 3)}, "'image' is empty"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, remedy):

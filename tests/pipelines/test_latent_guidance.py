@@ -408,7 +408,7 @@ def test_targets_that_do_not_fit_are_refused(vae):
     model = analytic_model()
     with pytest.raises(ValueError, match="Encode the target with the model's VAE"):
         patch_latent_guidance(model, latent(torch.zeros(1, 3, 8, 8)), FULL)
-    with pytest.raises(ValueError, match="connect the model's VAE too"):
+    with pytest.raises(ValueError, match="connect the model's VAE to 'vae' too"):
         patch_latent_guidance(model, picture(64, 64), FULL)
     with pytest.raises(ValueError, match="Connect 'image' and 'vae'"):
         patch_latent_guidance(model, latent(random(5)), LatentGuidance(1.0, space="rgb"))

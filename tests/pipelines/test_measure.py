@@ -13,6 +13,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from pack.images.metrics import psnr
 from pack.pipelines.measure import PERCEPTUAL_SCORES, load_perceptual, measure_images
 
+pytestmark = pytest.mark.comfy
+
 
 def pair(batch: int = 2, height: int = 32, width: int = 44) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)

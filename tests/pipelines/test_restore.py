@@ -135,7 +135,7 @@ def test_colours_are_those_of_the_image(folded, color_fix):
     ("image", "mask", "remedy"),
     [
         (torch.full((1, 8, 8, 3), float("nan")), None, "run that model in float32"),
-        (torch.zeros(0, 8, 8, 3), None, "the image is empty"),
+        (torch.zeros(0, 8, 8, 3), None, "'image' is empty"),
         (torch.zeros(1, 8, 8, 5), None, "1 to 4 channels"),
         (torch.zeros(1, 8, 8, 3), torch.zeros(1, 8, 8), "takes no mask. Disconnect it"),
     ],

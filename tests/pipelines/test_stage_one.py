@@ -370,12 +370,15 @@ BAD_INPUTS = {
         lambda net: (net, picture(8, 8), {"tile": 64, "tile_overlap": 64}),
         "must be less than 'tile', 64",
     ),
-    "an empty batch": (lambda net: (net, torch.zeros(0, 8, 8, 3), {}), "the image is empty"),
+    "an empty batch": (lambda net: (net, torch.zeros(0, 8, 8, 3), {}), "'image' is empty"),
     "pixels that are no numbers": (
         lambda net: (net, torch.full((1, 8, 8, 3), float("nan")), {}),
         "NaN or infinite",
     ),
-    "a picture without a batch": (lambda net: (net, torch.zeros(8, 8, 3), {}), "expected an image"),
+    "a picture without a batch": (
+        lambda net: (net, torch.zeros(8, 8, 3), {}),
+        "give it pictures of shape",
+    ),
 }
 
 

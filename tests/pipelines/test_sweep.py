@@ -6,6 +6,8 @@ import torch
 from pack.images.labels import GAP, draw_label
 from pack.pipelines.sweep import compare_pictures
 
+pytestmark = pytest.mark.comfy
+
 
 def image(color: float, height: int = 20, width: int = 30, batch: int = 1, channels: int = 3):
     return torch.full((batch, height, width, channels), color)
@@ -45,9 +47,13 @@ def test_every_picture_of_a_batch_has_its_grid_and_one_stands_in_all():
     ("images", "labels", "remedy"),
     [
         ([], "", "connect at least one image"),
-        ([image(0.1), image(0.2)], "a", "1 labels for 2 images; write one line for each"),
-        ([image(0.1)], "a\nb", "2 labels for 1 images; write one line for each"),
-        ([image(0.1, batch=2), image(0.2, batch=3)], "", "give each image one picture or as many"),
+        ([image(0.1), image(0.2)], "a", "1 lines for 2 images; write one line for each"),
+        ([image(0.1)], "a\nb", "2 lines for 1 images; write one line for each"),
+        (
+            [image(0.1, batch=2), image(0.2, batch=3)],
+            "",
+            "'image0' has 2 pictures .*give each one picture or as many",
+        ),
         ([image(float("nan"))], "", "run that model in float32"),
     ],
 )
