@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..samplers.chain import forward_sample, posterior_step, prior_sample
+from .curve import draw_curve
 from .loss import LossWeights, RestorationLoss
 from .muon import Muon, split_parameters
 from .network import (
@@ -26,6 +27,9 @@ from .network import (
 )
 from .pool import Pool
 from .validation import Case, measure, restore_all, save_sheet, score
+
+
+LOG_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -232,13 +236,18 @@ class Trainer:
     def run(self, cases: list[Case], export: Path, notes: dict[str, str]) -> None:
         """Train until the time is up, validating, saving and exporting the best on the way."""
         last = saved = time.monotonic()
+        recent: list[dict[str, float]] = []
         while self.seconds < 60 * self.settings.minutes:
-            parts = self.train_step()
+            recent.append(self.train_step())
             now = time.monotonic()
             self.seconds += now - last
             took, last = now - last, now
-            if self.step % 20 == 0:
-                values = " ".join(f"{name} {value:.4f}" for name, value in parts.items())
+            if self.step % LOG_EVERY == 0:
+                means = {name: sum(p[name] for p in recent) / len(recent) for name in recent[0]}
+                recent.clear()
+                row = {"step": self.step, "minutes": self.seconds / 60, **means}
+                append_row(self.run_folder / "losses.csv", row)
+                values = " ".join(f"{name} {value:.4f}" for name, value in means.items())
                 print(
                     f"step {self.step} {self.seconds / 60:.1f} min {took:.2f} s "
                     f"rate {self.rate_share():.3f} {values}",
@@ -252,6 +261,7 @@ class Trainer:
                 saved = now
         self.validate(cases, export, notes)
         self.save_state()
+        draw_curve(self.run_folder, self.run_folder / "curve.png")
 
     def validate(self, cases: list[Case], export: Path, notes: dict[str, str]) -> None:
         """Log the figures of the averaged weights and export them if they are the best so far."""

@@ -273,3 +273,18 @@ def test_training_lowers_the_loss(trainer):
     run = trainer()
     losses = [run.train_step()["mse"] for _ in range(5)]
     assert np.mean(losses[-2:]) < np.mean(losses[:2])
+
+
+def test_the_curve_of_a_run_is_drawn_from_its_tables(tmp_path):
+    from PIL import Image
+
+    from pack.training.curve import FIGURES, LEVELS, draw_curve, smoothed
+
+    validation = ["step", *(f"{level}_{name}" for level in LEVELS for name in FIGURES)]
+    for name, columns in (("losses", ["step", "mse", "energy"]), ("validation", validation)):
+        rows = [",".join(str(step + k) for k in range(len(columns))) for step in (20, 40, 60)]
+        (tmp_path / f"{name}.csv").write_text("\n".join([",".join(columns), *rows]) + "\n")
+    draw_curve(tmp_path, tmp_path / "curve.png")
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert len(picture.convert("L").getcolors()) > 10
+    assert smoothed(np.arange(40.0))[[0, 1, 39]].tolist() == [0.0, 0.5, 32.0]
