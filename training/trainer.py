@@ -28,7 +28,6 @@ from .network import (
 from .pool import Pool
 from .validation import Case, measure, restore_all, save_sheet, score
 
-
 LOG_EVERY = 20
 
 
