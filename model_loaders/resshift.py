@@ -80,6 +80,7 @@ def load_resshift(
     weight_dtype, cast_dtype = _dtypes(dtype, weights, config, load_device)
     config.set_inference_dtype(weight_dtype, cast_dtype)
     model = ResShiftModel(config, record)
+    _turn_for_cpu(model.diffusion_model, load_device)
     # Looked up here and not imported: ComfyUI replaces the class where memory is dynamic.
     patcher = comfy.model_patcher.CoreModelPatcher(
         model,
@@ -190,6 +191,7 @@ class RestorationVAE(comfy.sd.VAE):
         self.vae_dtype = comfy.model_management.vae_dtype(self.device, working_dtypes)
         self.output_device = comfy.model_management.intermediate_device()
         self.first_stage_model = network.eval().requires_grad_(False).to(self.vae_dtype)
+        _turn_for_cpu(self.first_stage_model, self.device)
         comfy.model_management.archive_model_dtypes(self.first_stage_model)
         self.patcher = comfy.model_patcher.CoreModelPatcher(
             self.first_stage_model,
@@ -215,6 +217,16 @@ def _scores_bytes(tokens: int, size: int, device: torch.device) -> float:
     shortage = scores * (3 if size == 2 else 2.5) / max(1, free)
     slices = 2 ** max(0, math.ceil(math.log2(shortage))) if shortage else 1
     return 2 * scores / min(slices, 128)
+
+
+def _turn_for_cpu(network: torch.nn.Module, device: torch.device) -> None:
+    """Lay the weights of convolutions channels-last where the network runs on a CPU.
+
+    oneDNN's convolutions work in that layout, and maps follow their weights: with others every map
+    and every weight is turned at every call. See benchmarks/NOTES.md.
+    """
+    if comfy.model_management.is_device_cpu(device):
+        network.to(memory_format=torch.channels_last)
 
 
 def _cpu_prefers_bf16() -> bool:

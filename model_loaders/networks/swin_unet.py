@@ -19,8 +19,6 @@ from ...images.padding import multiple_above, reflect_pad_to
 from .swin import SwinLayer
 
 CONDITION_BASE_CHANNELS = 16
-# Positions of a latent from which on channels-last is faster on CPUs; see benchmarks/NOTES.md.
-CHANNELS_LAST_AREA = 64 * 64
 
 
 @dataclass(frozen=True)
@@ -252,11 +250,6 @@ class SwinUNet(nn.Module):
         condition = self.feature_extractor(condition)
         x = reflect_pad_to(x, padded_height, padded_width)
         x = torch.cat([x, condition], dim=1)
-        is_large = padded_height * padded_width >= CHANNELS_LAST_AREA
-        if x.device.type == "cpu" and is_large and not torch.is_grad_enabled():
-            # oneDNN's convolutions work in this layout and else turn every map back and forth.
-            # torch's norms are slow in it on small maps, and their gradients on all.
-            x = x.contiguous(memory_format=torch.channels_last)
 
         emb = timestep_embedding(timesteps, self.config.model_channels).to(x.dtype)
         emb = self.time_embed(emb)

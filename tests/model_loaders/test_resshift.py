@@ -300,3 +300,14 @@ def test_a_cpu_with_units_for_bfloat16_uses_them(tmp_path, monkeypatch, units, t
     assert load_resshift(path, dtype="fp32").model.get_dtype_inference() == torch.float32
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert load_resshift(path).model.get_dtype_inference() == torch.float32
+
+
+def test_weights_of_convolutions_lie_channels_last_on_a_cpu(tmp_path):
+    networks = (
+        load_resshift(save_unet(tmp_path)).model.diffusion_model,
+        load_vq_vae(save_vq(tmp_path)).first_stage_model,
+    )
+    for network in networks:
+        weights = [w for w in network.parameters() if w.ndim == 4 and min(w.shape[1:]) > 1]
+        assert len(weights) > 10
+        assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfy.cli_args import args
-from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_model_merging import save_checkpoint
 from safetensors.torch import save_file
 from torch import Tensor
@@ -247,26 +246,6 @@ def test_a_saved_model_may_be_saved_with_a_vae_and_still_loads(tmp_path):
     comfy.model_management.load_models_gpu([again])
     expected = predict(load(tmp_path))
     assert torch.equal(predict(again), expected)
-
-
-def test_a_compiled_model_predicts_the_same(tmp_path):
-    # One level, so that tracing takes seconds; the layers are the same on every level.
-    config = replace(TINY_UNET, channel_mult=(1,), num_res_blocks=(1,), attention_levels=(True,))
-    model = load_resshift(save_unet(tmp_path, config))
-    comfy.model_management.load_models_gpu([model])
-    expected = predict(model)
-    torch.compiler.reset()
-    compiled = model.clone()
-    set_torch_compile_wrapper(compiled, backend="eager")
-    assert torch.equal(predict_with_wrappers(compiled), expected)
-    assert torch.equal(predict(model), expected)
-
-
-def predict_with_wrappers(model) -> Tensor:
-    """Return `predict` with the wrappers of this clone, which a sampler would pass along."""
-    sigma = GRID[2].item()
-    options = {"transformer_options": {"wrappers": model.wrappers}}
-    return denoise(model, Y + sigma * NOISE, sigma, CONDITIONING, **options)
 
 
 def preview(model, latent: Tensor) -> np.ndarray:

@@ -89,8 +89,8 @@ def test_every_block_gives_what_the_references_gives():
         assert_close(output[:1], golden[f"probe.{name}"], 3e-5)  # values reach 13 inside
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (60, 72), (32, 32)])
-def test_large_maps_lie_channels_last_and_come_out_the_same(height, width):
+@pytest.mark.parametrize(("height", "width"), [(16, 24), (13, 8)])
+def test_maps_follow_weights_that_lie_channels_last_and_come_out_the_same(height, width):
     network = build_unet(TINY_UNET, random_unet_weights())
     inputs = random_call(TINY_UNET, height, width)
     layouts = []
@@ -101,9 +101,8 @@ def test_large_maps_lie_channels_last_and_come_out_the_same(height, width):
     for module in (network.input_blocks[0], network.middle_block, network.output_blocks[-1]):
         module.register_forward_hook(record)
     plain = call(network, inputs)
-    with torch.no_grad():
-        turned = call(network, inputs)
-    assert layouts == [False] * 3 + [height * width >= 64 * 64] * 3
+    turned = call(network.to(memory_format=torch.channels_last), inputs)
+    assert layouts == [False] * 3 + [True] * 3
     assert_close(turned, plain, 2e-5)  # values reach 5
 
 
@@ -190,12 +189,3 @@ def test_the_released_network_has_118_million_parameters():
         SwinUNetConfig(latent_channels=3), device=torch.device("meta"), operations=OPERATIONS
     )
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(118.6e6, rel=5e-4)
-
-
-def test_the_network_compiles_as_one_graph():
-    config = replace(TINY_UNET, channel_mult=(1,), num_res_blocks=(1,), attention_levels=(True,))
-    network = build_unet(config, random_unet_weights(config))
-    inputs = random_call(config, 6, 9)  # with padding
-    torch.compiler.reset()
-    compiled = torch.compile(network, backend="eager", fullgraph=True, dynamic=False)
-    assert torch.equal(call(compiled, inputs), call(network, inputs))
