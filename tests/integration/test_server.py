@@ -21,7 +21,8 @@ SIZES = {
     "resshift_face": (512, 512),
     "diffbir_face": (512, 512),
     "diffbir_denoise": (512, 512),
-    "diffbir_fidelity": (3 * 600 + 2 * 8, 400),
+    "diffbir_fidelity": (3 * 600 + 2 * 8, 432),
+    "restoration_measure": (3 * 600 + 2 * 8, 432),
 }
 SAMPLING = {
     "ResidualShiftSampler",
@@ -31,6 +32,7 @@ SAMPLING = {
     "DiffBIRSampler",
     "DiffBIRRestoreImage",
 }
+STEPPING = {*SAMPLING, "DiffBIRSpacedScheduler"}
 MODEL_FOLDERS = {
     "ResShiftLoader": "diffusion_models",
     "ResShiftVAELoader": "vae",
@@ -50,7 +52,7 @@ def quick_prompt(name: str) -> dict[str, Any]:
     prompt = api_prompt(name)
     if name.startswith("diffbir"):
         for node in prompt.values():
-            if node["class_type"] in SAMPLING and "steps" in node["inputs"]:
+            if node["class_type"] in STEPPING and "steps" in node["inputs"]:
                 node["inputs"]["steps"] = DIFFBIR_STEPS
     return prompt
 
@@ -151,8 +153,10 @@ def test_a_missing_file_is_refused_before_anything_runs(server: Server):
 def test_released_files_are_offered_for_download_where_they_belong(server: Server):
     for name in NAMES:
         for node in ui_workflow(name)["nodes"]:
-            chosen = node.get("widgets_values", [""])[0]
-            if node["type"] not in MODEL_FOLDERS or str(chosen).startswith("bundled"):
+            if node["type"] not in MODEL_FOLDERS:
+                continue
+            chosen = node["widgets_values"][0]
+            if chosen.startswith("bundled"):
                 continue
             (model,) = node["properties"]["models"]
             assert model["name"] == chosen

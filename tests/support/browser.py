@@ -50,13 +50,17 @@ class Frontend:
         self.page.wait_for_function("count => app.graph._nodes.length === count", arg=count)
 
     def prompt(self) -> dict[str, Any]:
-        """Return what the page would queue, notes left out."""
+        """Return what the page would queue, without notes and what Compare Images shows."""
         output = self.page.evaluate("async () => (await app.graphToPrompt()).output")
-        return {
+        prompt = {
             key: {"class_type": node["class_type"], "inputs": node["inputs"]}
             for key, node in output.items()
             if node["class_type"] != "MarkdownNote"
         }
+        for node in prompt.values():
+            if node["class_type"] == "ImageCompare":
+                node["inputs"]["compare_view"] = None
+        return prompt
 
     def serialized(self) -> dict[str, Any]:
         """Return the workflow as the page would save it."""
