@@ -37,6 +37,11 @@ PACK_NAME = "resshift-diffbir"
 # Development only; users keep what their ComfyUI has. The three belong together: torchaudio's
 # compiled part refuses another torch.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
+BENCH_SCRIPTS = {
+    "--quality": "quality.py",
+    "--import": "import_time.py",
+    "--help-pictures": "help_pictures.py",
+}
 READY_TIMEOUT_S = 600
 STOP_TIMEOUT_S = 10
 
@@ -98,7 +103,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     serve.set_defaults(command=run_serve)
     bench = commands.add_parser(
         "bench",
-        help="speed and memory; with --quality the bundled model's pictures",
+        help="speed and memory; --quality, --import, --help-pictures: see benchmarks/README.md",
         add_help=False,
     )
     bench.set_defaults(command=run_bench)
@@ -161,9 +166,9 @@ def run_serve(arguments: argparse.Namespace) -> int:
 def run_bench(arguments: argparse.Namespace) -> int:
     """Run the benchmarks with the remaining arguments."""
     comfyui = prepare()
-    script = "quality.py" if "--quality" in arguments.extra else "run.py"
-    rest = [argument for argument in arguments.extra if argument != "--quality"]
-    command = [str(ROOT / "benchmarks" / script), *rest]
+    chosen = next((flag for flag in BENCH_SCRIPTS if flag in arguments.extra), None)
+    rest = [argument for argument in arguments.extra if argument != chosen]
+    command = [str(ROOT / "benchmarks" / BENCH_SCRIPTS.get(chosen, "run.py")), *rest]
     return run_python(command, COMFYUI_PATH=str(comfyui))
 
 
