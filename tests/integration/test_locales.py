@@ -21,6 +21,10 @@ MESSAGE_SYNTAX = re.compile(r"[{}@|$%]")  # what the frontend's message compiler
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 NUMBER = re.compile(r"\d+(?:\.\d+)*")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+PICTURE = re.compile(r"!\[[^\]]+\]\(([^)]+)\)")
+LARGEST_PICTURE_BYTES = 40_000
+INPUT_CELL = re.compile(r"^\| ([a-z0-9_, ]+) \|", re.M)
+RANGE_PART = re.compile(r"^second_|_(?:min|max)$")  # ranges are explained once for both stages
 CODE = re.compile(r"`([^`]+)`")
 
 
@@ -150,6 +154,23 @@ def test_every_help_page_is_there_in_chinese():
         assert page.startswith(f"# {texts['display_name']}\n")
         assert_same_facts(page, (HELP / f"{name}.md").read_text("utf-8"))
     assert {path.parent.name for path in HELP.glob("*/zh.md")} == schemas().keys()
+
+
+def test_the_help_of_every_node_has_a_picture_every_input_mistakes_and_a_source():
+    marks = {"": ("Mistakes: ", "Source: "), "zh": ("常见错误：", "来源：")}
+    for name, schema in schemas().items():
+        for language, (mistakes, source) in marks.items():
+            page = (HELP / name / "zh.md" if language else HELP / f"{name}.md").read_text("utf-8")
+            # Addresses are relative to the folder of the English pages, in every language.
+            assert PICTURE.findall(page) == [f"{name}/example.jpg"], name
+            assert (HELP / name / "example.jpg").stat().st_size <= LARGEST_PICTURE_BYTES, name
+            paragraphs = page.split("\n\n")
+            assert sum(paragraph.startswith(mistakes) for paragraph in paragraphs) == 1, name
+            assert paragraphs[-1].startswith(source), name
+            named = {word for cell in INPUT_CELL.findall(page) for word in cell.split(", ")}
+            inputs = {RANGE_PART.sub("", given.id) for given in schema.inputs}
+            assert inputs - named == set(), name
+    assert {path.stem for path in HELP.glob("*.md")} == schemas().keys()
 
 
 def test_the_readme_is_there_in_chinese():
