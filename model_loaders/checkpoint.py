@@ -16,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from .released import download_advice
+
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 RECORD_KEY = "resshift_config"
 
@@ -137,6 +139,7 @@ def read_checkpoint(path: Path, *, inner_prefix: str = "") -> Checkpoint:
     if not path.is_file():
         raise FileNotFoundError(
             f"'{path.name}' is not there any more. Put it back or choose another file."
+            f"{download_advice(path.name)}"
         )
     if path.suffix.lower() in SAFETENSORS_SUFFIXES:
         content, metadata = _read_safetensors(path)
@@ -257,7 +260,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except SafetensorError as error:
         raise ValueError(
             f"'{path.name}' is not a whole safetensors file ({error}). It is truncated or another"
-            " kind of file: download it again."
+            f" kind of file: download it again.{download_advice(path.name)}"
         ) from error
 
 
@@ -289,7 +292,7 @@ def _damaged(path: Path, error: BaseException) -> ValueError:
     first_line = str(error).split("\n", 1)[0] or type(error).__name__
     return ValueError(
         f"'{path.name}' cannot be read as a PyTorch file ({first_line}). It is truncated or another"
-        " kind of file: download it again."
+        f" kind of file: download it again.{download_advice(path.name)}"
     )
 
 

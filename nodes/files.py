@@ -6,6 +6,8 @@ from pathlib import Path
 
 import folder_paths
 
+from ..model_loaders.released import download_advice
+
 
 def find_file(name: str, *folders: str) -> Path:
     """Return the path of a file in the first of ComfyUI's model folders that has it.
@@ -22,4 +24,5 @@ def find_file(name: str, *folders: str) -> Path:
             return Path(path)
     raise FileNotFoundError(
         f"'{name}' is not in models/{folders[0]} any more. Put it back or choose another file."
+        f"{download_advice(name)}"
     )
