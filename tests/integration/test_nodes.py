@@ -168,7 +168,7 @@ def test_the_parts_of_diffbir_go_into_a_stock_graph(comfy: InProcessComfy):
 
 def test_own_deblurring_weights_keep_the_size(comfy: InProcessComfy):
     (model,) = comfy.call("ResShiftLoader", "own_deblurring.pth", "deblurring, 4 steps", "fp32")
-    (vae,) = comfy.call("ResShiftVAELoader", "autoencoder_vq_f4.pth")
+    (vae,) = comfy.call("ResShiftVAELoader", "autoencoder_vq_f4.pth", "auto")
     image = torch.rand(2, 40, 56, 3, generator=torch.Generator().manual_seed(2))
     (restored,) = comfy.call(
         "ResShiftRestoreImage",
@@ -220,7 +220,7 @@ def test_own_schedules_and_colour_fix_run_in_a_graph(comfy: InProcessComfy):
 
 def test_the_advanced_sampler_gives_the_picture_of_the_sampler_node(comfy: InProcessComfy):
     (model,) = comfy.call("ResShiftLoader", "bundled: photo x4", "auto", "fp32")
-    (vae,) = comfy.call("ResShiftVAELoader", "bundled: pixel latent x4")
+    (vae,) = comfy.call("ResShiftVAELoader", "bundled: pixel latent x4", "auto")
     image = torch.rand(1, 24, 40, 3, generator=torch.Generator().manual_seed(1))
     positive, _, latent, width, height = comfy.call("ResShiftConditioning", model, vae, image)
     assert (width, height) == (160, 96)
