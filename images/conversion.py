@@ -35,11 +35,6 @@ def check_image(image: Tensor, name: str = "'image'") -> None:
             )
 
 
-def has_alpha(image: Tensor) -> bool:
-    """Return whether the last channel of an IMAGE is alpha."""
-    return image.shape[-1] in (2, 4)
-
-
 def image_to_planes(image: Tensor, name: str = "'image'") -> tuple[Tensor, Tensor | None]:
     """Return the colour planes of an IMAGE and its alpha.
 
@@ -53,7 +48,7 @@ def image_to_planes(image: Tensor, name: str = "'image'") -> tuple[Tensor, Tenso
     """
     check_image(image, name)
     planes = image.movedim(-1, 1).float()
-    alpha = planes[:, -1:] if has_alpha(image) else None
+    alpha = planes[:, -1:] if image.shape[-1] in (2, 4) else None
     color = planes if alpha is None else planes[:, :-1]
     return color.expand(-1, 3, -1, -1), alpha
 

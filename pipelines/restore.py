@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import comfy.model_management
 import torch
 from torch import Tensor
 
 from ..images.color import ColorFix
-from ..images.conversion import image_to_planes, mask_to_plane
+from ..images.conversion import (
+    check_image,
+    collect_pictures,
+    image_to_planes,
+    mask_to_plane,
+)
 from ..samplers.tiles import cut_tile, merge_tiles, tile_positions
 from .conditioning import prepare_resshift, resshift_model
 from .finish import enlarge_alpha, finish_restoration
 from .noise import SEED_COUNT, BatchNoise
-from .sampling import residual_shift_sigmas, run_callback, sample_resshift
+from .progress import RunProgress
+from .sampling import residual_shift_sigmas, sample_resshift
 from .tiles import TILES, TiledVAE, TileSettings, patch_tiles
 
 # Between the seeds of the pieces of one picture, far from those of a batch's other pictures.
 PIECE_SEED_STEP = 1 << 32
 # The reference's overlap is an eighth of its tile: 64 of 512.
 CHOP_OVERLAP = 8
+# Pictures that share each call. One needs the least memory and is no slower on a CPU; the number is
+# the same on every machine.
+FRAMES_AT_ONCE = 1
 
 
 def restore_with_resshift(
@@ -34,11 +45,13 @@ def restore_with_resshift(
     color_fix: ColorFix = "none",
     batch_noise: BatchNoise = "different per image",
     tiles: TileSettings = TILES,
+    frames_at_once: int = FRAMES_AT_ONCE,
 ) -> Tensor:
     """Return every picture of a batch restored by ResShift.
 
-    Pictures are restored one after the other, so memory does not grow with the batch and a
-    picture does not depend on its neighbours.
+    Pictures are restored `frames_at_once` at a time, so memory besides input and result does not
+    grow with the batch. A picture's noise is its own, so it does not depend on its neighbours but
+    for the rounding of calls that it shares with them.
 
     Args:
         model: A ResShift MODEL.
@@ -51,45 +64,42 @@ def restore_with_resshift(
         color_fix: See `fix_color`; the reference is `image`.
         batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
         tiles: How large pictures are cut.
+        frames_at_once: Pictures that share each call, 1 or more.
     Returns:
-        `(B, H scale, W scale, 3)` or, with alpha, 4 channels, in [0, 1].
+        `(B, H scale, W scale, 3)` or, with alpha, 4 channels, in [0, 1], on the CPU.
     Raises:
         ValueError: If an input does not fit the model; the message says which and what to do.
     """
     network = resshift_model(model)
-    _, alpha = image_to_planes(image)
-    height, width = image.shape[1:3]
+    check_image(image)
+    check_frames_at_once(frames_at_once)
+    count, (height, width) = len(image), image.shape[1:3]
     if mask is not None:
         mask = mask.reshape(-1, *mask.shape[-2:])
-        if len(mask) not in (1, len(image)):
+        if len(mask) not in (1, count):
             raise ValueError(
-                f"'mask' has {len(mask)} masks for {len(image)} images; give one mask or one for"
-                " each."
+                f"'mask' has {len(mask)} masks for {count} images; give one mask or one for each."
             )
-        mask = mask.expand(len(image), -1, -1)
-    longest = max(height, width)
-    side = max(1, tiles.tile // network.record.scale)
-    if tiles.tiling == "per step" and longest > side:
-        model = patch_tiles(model, tiles.tile, tiles.overlap)
-        vae = TiledVAE(vae, tiles.tile, tiles.overlap)
-    if tiles.tiling != "official chop":
-        side = longest
-    elif mask is not None:
-        mask_to_plane(mask, len(image), height, width)  # pieces would hide that the sizes differ
+        mask = mask.expand(count, -1, -1)
+    if tiles.tiling == "per step":
+        model = patch_tiles(model, tiles.tile, tiles.overlap, choice=tiles.choice)
+        vae = TiledVAE(vae, tiles)
+    side = max(height, width)
+    if tiles.tiling == "official chop":
+        side = max(1, tiles.tile // network.record.scale)
+        if mask is not None:
+            mask_to_plane(mask[:1], 1, height, width)  # pieces would hide that the sizes differ
     places = tile_positions(height, width, side, max(1, side - side // CHOP_OVERLAP))
     run_steps = len(residual_shift_sigmas(model, steps)) - 1
-    callback_after = None
-    restored = []
-    for k in range(len(image)):
-        picture = image[k : k + 1]
-        hole = None if mask is None else mask[k : k + 1]
-        pieces = []
+    progress = RunProgress(model, run_steps * count * len(places))
+
+    def pieces(first: int, pictures: Tensor, holes: Tensor | None) -> Iterator[Tensor]:
         for number, place in enumerate(places):
-            part = cut_tile(picture.movedim(-1, 1), place, side).movedim(1, -1)
-            part_of_hole = None if hole is None else cut_tile(hole, place, side)
-            inputs = prepare_resshift(model, vae, part, part_of_hole)
-            if callback_after is None:  # the preview is fitted by the first encoding
-                callback_after = run_callback(model, run_steps * len(image) * len(places))
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            part = cut_tile(pictures.movedim(-1, 1), place, side).movedim(1, -1)
+            hole = None if holes is None else cut_tile(holes, place, side)
+            inputs = prepare_resshift(model, vae, part, hole)
+            done = run_steps * (first * len(places) + number * len(pictures))
             sampled = sample_resshift(
                 model,
                 inputs.positive,
@@ -98,34 +108,51 @@ def restore_with_resshift(
                 steps=steps,
                 randomness=randomness,
                 batch_noise=batch_noise,
-                first=k,
-                callback=callback_after(run_steps * (len(places) * k + number)),
+                first=first,
+                callback=progress.steps_after(done, len(pictures)),
             )
             decoded = vae.decode(sampled["samples"])
-            pieces.append(decoded[:, : inputs.height, : inputs.width])
+            yield decoded[:, : inputs.height, : inputs.width]
+
+    def restored(first: int) -> Tensor:
+        pictures = image[first : first + frames_at_once]
+        holes = None if mask is None else mask[first : first + frames_at_once]
         finished = finish_restoration(
-            _merged(pieces, places, image.shape[1:3], network.record.scale),
+            _merged(pieces(first, pictures, holes), places, (height, width), network.record.scale),
             0,
             0,
-            reference=picture,
+            reference=pictures,
             color_fix=color_fix,
-            original=None if hole is None else picture,
-            mask=hole,
+            original=None if holes is None else pictures,
+            mask=holes,
             name="the restored picture",
         )
-        if alpha is not None:
-            plane = enlarge_alpha(alpha[k : k + 1], *finished.shape[1:3])
-            finished = torch.cat([finished, plane.movedim(1, -1).to(finished)], dim=-1)
-        restored.append(finished.cpu())
-    return torch.cat(restored)
+        return with_alpha_of(pictures, finished).cpu()
+
+    return collect_pictures(map(restored, range(0, count, frames_at_once)), count)
+
+
+def check_frames_at_once(frames_at_once: int) -> None:
+    """Make sure that it is 1 or more."""
+    if frames_at_once < 1:
+        raise ValueError(f"'frames_at_once' is {frames_at_once}; it must be 1 or more.")
+
+
+def with_alpha_of(pictures: Tensor, restored: Tensor) -> Tensor:
+    """Return restored pictures with the alpha of the ones they came from, enlarged, if any."""
+    _, alpha = image_to_planes(pictures)
+    if alpha is None:
+        return restored
+    plane = enlarge_alpha(alpha, *restored.shape[1:3]).movedim(1, -1)
+    return torch.cat([restored, plane.to(restored)], dim=-1)
 
 
 def _merged(
-    pieces: list[Tensor], places: list[tuple[int, int]], size: tuple[int, ...], scale: int
+    pieces: Iterator[Tensor], places: list[tuple[int, int]], size: tuple[int, int], scale: int
 ) -> Tensor:
-    """Return the IMAGE that pieces of it make, `(1, H scale, W scale, 3)`."""
-    if len(pieces) == 1:
-        return pieces[0]
+    """Return the IMAGE that pieces of it make, `(B, H scale, W scale, 3)`."""
+    if len(places) == 1:
+        return next(pieces)
     height, width = (side * scale for side in size)
     positions = [(row * scale, column * scale) for row, column in places]
     merged = merge_tiles((piece.movedim(-1, 1) for piece in pieces), positions, height, width)

@@ -164,32 +164,6 @@ def sample_latent(
     return {**kept, "samples": denoised}
 
 
-def run_callback(
-    model: Any, total_steps: int
-) -> Callable[[int], Callable[[int, Tensor, Tensor, int], None]]:
-    """Return a maker of callbacks that share one progress bar over several runs.
-
-    Args:
-        model: The MODEL whose latents are previewed.
-        total_steps: Steps of all runs together.
-    Returns:
-        A function from the steps already done to the callback of the next run.
-    """
-    previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-    bar = comfy.utils.ProgressBar(total_steps)
-
-    def after(done: int) -> Callable[[int, Tensor, Tensor, int], None]:
-        def callback(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
-            preview = None
-            if previewer is not None:
-                preview = previewer.decode_latent_to_preview_image("JPEG", denoised)
-            bar.update_absolute(done + step + 1, total_steps, preview)
-
-        return callback
-
-    return after
-
-
 def _sample(
     model: Any,
     x: Tensor,

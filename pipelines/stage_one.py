@@ -31,6 +31,7 @@ from ..images.resize import (
     short_edge_size,
 )
 from ..samplers.tiles import cut_tile, gaussian_weights, merge_tiles, tile_positions
+from .memory import is_out_of_memory, largest_side
 
 logger = logging.getLogger("resshift-diffbir")
 
@@ -40,6 +41,8 @@ RULES: tuple[str, ...] = get_args(Rules)
 SHORT_EDGE_PX = 512
 SIZE_MULTIPLE_PX = 64
 OFFICIAL_OVERLAP_PX = 256
+# A tile chosen by memory is at most this large.
+LARGEST_TILE_PX = 4096
 
 # When memory runs out: the first tile that is tried, and the least.
 LARGEST_SPARE_TILE_PX = 512
@@ -170,6 +173,20 @@ def remove_degradation(
     return StageOneResult(made, target[1], target[0])
 
 
+def stage_one_tile(upscale_model: Any) -> int:
+    """Return the side of the largest tile of a network that fits into free memory.
+
+    In pixels of the network's input, a multiple of 64.
+    """
+    free: Any = comfy.model_management.get_free_memory(comfy.model_management.get_torch_device())
+    return largest_side(
+        lambda side: _memory_required(upscale_model, (side, side), side),
+        free - comfy.model_management.module_size(upscale_model.model),
+        LARGEST_TILE_PX,
+        SIZE_MULTIPLE_PX,
+    )
+
+
 def _before_network(
     rules: Rules, picture: Tensor, target: Size, size: Size, resize: Rounding
 ) -> Tensor:
@@ -219,7 +236,7 @@ class _Runner:
                 y = self._run_in_tiles(x) if self.tile else self._run_whole(x)
             except RuntimeError as error:
                 smaller = _smaller_tile(x.shape[-2], x.shape[-1], self.tile)
-                if not _is_out_of_memory(error) or smaller < LEAST_SPARE_TILE_PX:
+                if not is_out_of_memory(error) or smaller < LEAST_SPARE_TILE_PX:
                     raise
             else:
                 self.finished += 1
@@ -279,12 +296,6 @@ def _smaller_tile(height: int, width: int, tile: int) -> int:
         if side == max(height, width):
             side //= 2
     return side // SIZE_MULTIPLE_PX * SIZE_MULTIPLE_PX
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    if hasattr(comfy.model_management, "is_oom"):  # newer ComfyUI knows more signs of it
-        return comfy.model_management.is_oom(error)
-    return isinstance(error, comfy.model_management.OOM_EXCEPTION)
 
 
 @contextmanager

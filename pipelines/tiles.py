@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -19,16 +19,26 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..model_loaders.resshift_model import ResShiftModel
-from ..samplers.tiles import TileBlend, blend_weights, sliding_windows
+from ..samplers.tiles import TileBlend, blend_weights, merge_tiles, sliding_windows
+from .memory import MARGIN, is_out_of_memory, largest_side, room_beside
 
 logger = logging.getLogger("resshift-diffbir")
 
 Tiling = Literal["per step", "official chop", "off"]
 TILINGS: tuple[str, ...] = get_args(Tiling)
+TileChoice = Literal["fixed", "auto (by memory)"]
+TILE_CHOICES: tuple[str, ...] = get_args(TileChoice)
 
 KEY = "restoration_tiles"
 # Latents of diffusion UNets are halved three times.
 UNET_MULTIPLE = 8
+# Least side of a VAE's tile that is chosen by memory.
+LEAST_VAE_TILE_PX = 128
+
+
+def _check_choice(choice: str) -> None:
+    if choice not in TILE_CHOICES:
+        raise ValueError(f"the tile is one of {', '.join(TILE_CHOICES)}, not '{choice}'.")
 
 
 @dataclass(frozen=True)
@@ -42,11 +52,26 @@ class TileSettings:
         tile: Side of a tile in pixels of the result. Whatever is not larger is not cut.
         overlap: Pixels of the result that tiles share, for `per step`; `official chop` takes an
             eighth of the tile, as the reference does.
+        choice: `fixed` takes `tile`. `auto (by memory)` takes, for `per step`, the largest tile
+            whose estimate fits into the memory that is free when it is needed, so that results
+            differ between machines; `overlap` is at most half of it.
+
+    Raises:
+        ValueError: If `choice` is another.
     """
 
     tiling: Tiling = "per step"
     tile: int = 1024
     overlap: int = 256
+    choice: TileChoice = "fixed"
+
+    def __post_init__(self) -> None:
+        _check_choice(self.choice)
+
+    @property
+    def by_memory(self) -> bool:
+        """Whether the side of tiles is taken from free memory."""
+        return self.choice != "fixed"
 
 
 TILES = TileSettings()
@@ -68,72 +93,145 @@ class Window:
         return x[..., rows, columns]
 
 
-def patch_tiles(model: Any, tile: int, overlap: int, blend: TileBlend = "linear") -> Any:
+def patch_tiles(
+    model: Any,
+    tile: int,
+    overlap: int,
+    blend: TileBlend = "linear",
+    choice: TileChoice = "fixed",
+) -> Any:
     """Return a clone of a MODEL that denoises in tiles.
 
     A latent that is not larger than a tile is denoised whole, exactly as without the patch. One
-    noise field serves the whole latent, guidance and CFG act on the whole latent.
+    noise field serves the whole latent, guidance and CFG act on the whole latent. Where memory runs
+    out, a run goes on with tiles of half the side, once.
 
     Args:
         model: Any MODEL of 4-D latents.
         tile: Side of a tile in output pixels, rounded up to what the network needs.
         overlap: Overlap of neighbouring tiles in output pixels, rounded likewise; less than a tile.
         blend: How overlapping tiles are weighted.
+        choice: See `TileSettings`.
     Raises:
-        ValueError: If the overlap is not smaller than the tile.
+        ValueError: If the overlap is not smaller than the tile, or `choice` is another.
 
     Source: Lin et al. 2023 (arXiv 2308.15070), patch-based sampling; for ResShift by analogy.
     """
-    if not 0 <= overlap < tile:
+    _check_choice(choice)
+    if choice == "fixed" and not 0 <= overlap < tile:
         raise ValueError(
             f"the overlap ({overlap}) must be smaller than the tile ({tile}); a quarter of it is a"
             " good value."
         )
     ratio, multiple = _grid(model.model)
-    side = _round_up(-(-tile // ratio), multiple)
+    side = None if choice != "fixed" else _round_up(-(-tile // ratio), multiple)
     patched = model.clone()
-    tiles = _Tiles(side, side - -(-overlap // ratio), multiple, blend)
+    tiles = _Tiles(side, -(-overlap // ratio), multiple, ratio, blend)
     patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, tiles.calc_cond_batch)
     patched.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, tiles.prepare_sampling)
     return patched
 
 
+def current_tile(model: Any) -> tuple[int, int] | None:
+    """Return side and overlap in latent pixels of the tiles of a MODEL's run, None without tiles."""
+    patches = model.get_wrappers(WrappersMP.CALC_COND_BATCH, KEY)
+    if not patches:
+        return None
+    tiles: _Tiles = patches[-1].__self__
+    return tiles.side, tiles.side - tiles.stride_of(tiles.side)
+
+
 class TiledVAE:
-    """A VAE that encodes and decodes in tiles what is larger than one, with ComfyUI's own tiling.
+    """A VAE that encodes and decodes in overlapping tiles what is larger than one.
+
+    Every tile is one call of ComfyUI's own `encode` or `decode`, which makes room for it and falls
+    back to smaller ones where memory runs out. The average of tiles fades over their overlap.
 
     Args:
         vae: The VAE.
-        tile: Side of a tile in pixels.
-        overlap: Pixels that neighbouring tiles share.
+        tiles: Side and overlap of tiles in pixels of the picture.
     """
 
-    def __init__(self, vae: Any, tile: int, overlap: int):
+    def __init__(self, vae: Any, tiles: TileSettings):
         self.vae = vae
-        self.tile = tile
-        self.overlap = overlap
+        self.tiles = tiles
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.vae, name)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Return the latent of an IMAGE."""
-        if max(pixels.shape[1:3]) <= self.tile or not self._has_weights():
+        """Return the latent of an IMAGE whose sides are multiples of the VAE's ratio."""
+        ratio = self.vae.spacial_compression_encode()
+        size = pixels.shape[1] // ratio, pixels.shape[2] // ratio
+
+        def needed(height: int, width: int) -> float:
+            shape = (len(pixels), 3, height * ratio, width * ratio)
+            return self.vae.memory_used_encode(shape, self.vae.vae_dtype)
+
+        grid = self._grid(size, ratio, needed)
+        if grid is None:
             return self.vae.encode(pixels)
-        return self.vae.encode_tiled(
-            pixels[..., :3], tile_x=self.tile, tile_y=self.tile, overlap=self.overlap
-        )
+        planes = pixels.movedim(-1, 1)
+
+        def encoded(window: Window) -> Tensor:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            return self.vae.encode(window.cut(planes, ratio).movedim(1, -1))
+
+        return _merged(map(encoded, grid.windows), grid, size, 1)
 
     def decode(self, samples: Tensor) -> Tensor:
         """Return the IMAGE of a latent."""
         ratio = self.vae.spacial_compression_decode()
-        if max(samples.shape[2:]) * ratio <= self.tile or not self._has_weights():
-            return self.vae.decode(samples)
-        side, overlap = max(1, self.tile // ratio), self.overlap // ratio
-        return self.vae.decode_tiled(samples, tile_x=side, tile_y=side, overlap=overlap)
+        size = samples.shape[-2], samples.shape[-1]
 
-    def _has_weights(self) -> bool:
-        """Return whether it is a network; what only folds pixels needs no tiles."""
-        return any(True for _ in self.vae.first_stage_model.parameters())
+        def needed(height: int, width: int) -> float:
+            shape = (*samples.shape[:2], height, width)
+            return self.vae.memory_used_decode(shape, self.vae.vae_dtype)
+
+        grid = self._grid(size, ratio, needed)
+        if grid is None:
+            return self.vae.decode(samples)
+
+        def decoded(window: Window) -> Tensor:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            return self.vae.decode(window.cut(samples)).movedim(-1, 1)
+
+        return _merged(map(decoded, grid.windows), grid, size, ratio).movedim(1, -1)
+
+    def _grid(
+        self, size: tuple[int, int], ratio: int, needed: Callable[[int, int], float]
+    ) -> _Grid | None:
+        """Return the windows of a latent of a size, None where it is taken whole."""
+        if not any(True for _ in self.vae.first_stage_model.parameters()):
+            return None  # what only folds pixels needs no tiles
+        side, overlap = max(1, self.tiles.tile // ratio), self.tiles.overlap // ratio
+        if self.tiles.by_memory:
+            side = largest_side(
+                lambda side: needed(min(side, size[0]), min(side, size[1])),
+                room_beside(self.vae.patcher),
+                max(size),
+                LEAST_VAE_TILE_PX // ratio,
+            )
+            overlap = min(overlap, side // 2)
+        if max(size) <= side:
+            return None
+        if self.tiles.by_memory:
+            logger.info("the VAE takes tiles of %d pixels, for which memory is free", side * ratio)
+        return _Grid(list(_windows(size, side, side - overlap)), overlap)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    windows: list[Window]
+    overlap: int
+
+
+def _merged(tiles: Iterable[Tensor], grid: _Grid, size: tuple[int, int], ratio: int) -> Tensor:
+    """Return what tiles of `ratio` times the windows' size make, `(B, C, H, W)`."""
+    positions = [(window.top * ratio, window.left * ratio) for window in grid.windows]
+    height, width = grid.windows[0].height * ratio, grid.windows[0].width * ratio
+    weights = blend_weights(height, width, grid.overlap * ratio, "linear")
+    return merge_tiles(tiles, positions, size[0] * ratio, size[1] * ratio, weights)
 
 
 def _grid(model: Any) -> tuple[int, int]:
@@ -150,15 +248,22 @@ def _round_up(value: int, multiple: int) -> int:
 
 
 class _Tiles:
-    """The wrappers of one patched MODEL."""
+    """The wrappers of one patched MODEL.
 
-    def __init__(self, side: int, stride: int, multiple: int, blend: TileBlend):
-        self.side = side
-        self.stride = stride
+    Attributes:
+        tile: Side of a tile in latent pixels; None takes it from free memory.
+        side: The side that the current run takes.
+        may_halve: Whether the current run still takes smaller tiles when memory runs out.
+    """
+
+    def __init__(self, tile: int | None, overlap: int, multiple: int, ratio: int, blend: TileBlend):
+        self.tile = tile
+        self.overlap = overlap
         self.multiple = multiple
+        self.ratio = ratio
         self.blend: TileBlend = blend
-        # The run that ran out of memory, by its sigmas, and the side it goes on with.
-        self.smaller: tuple[Tensor | None, int] | None = None
+        self.side = tile or multiple
+        self.may_halve = True
 
     def prepare_sampling(
         self,
@@ -168,9 +273,10 @@ class _Tiles:
         *args: Any,
         **kw: Any,
     ) -> Any:
-        """Let ComfyUI make room for a tile rather than for the whole latent."""
-        shape = [*noise_shape[:-2], *(min(side, self.side) for side in noise_shape[-2:])]
-        return executor(model, shape, *args, **kw)
+        """Begin a run, and let ComfyUI make room for a tile rather than for the whole latent."""
+        self.may_halve = True
+        self.side = self.tile or self._side_by_memory(model, noise_shape)
+        return executor(model, _tile_shape(noise_shape, self.side), *args, **kw)
 
     def calc_cond_batch(
         self,
@@ -182,30 +288,38 @@ class _Tiles:
         model_options: dict[str, Any],
     ) -> list[Tensor]:
         """Return a prediction for every branch, made in tiles."""
-        run = model_options.get("transformer_options", {}).get("sample_sigmas")
-        side, stride = self.side, self.stride
-        if self.smaller is not None and self.smaller[0] is run and run is not None:
-            side, stride = self._halved(self.smaller[1])
         try:
-            return self._in_tiles(
-                executor, model, conds, x_in, timestep, model_options, side, stride
-            )
-        except comfy.model_management.OOM_EXCEPTION:
-            if side != self.side or side <= self.multiple:
+            return self._in_tiles(executor, model, conds, x_in, timestep, model_options)
+        except RuntimeError as error:
+            used = min(self.side, _round_up(max(x_in.shape[-2:]), self.multiple))
+            half = _round_up(max(self.multiple, used // 2), self.multiple)
+            if not is_out_of_memory(error) or not self.may_halve or half == used:
                 raise
             logger.warning(
-                "Out of memory with tiles of %d latent pixels; this run goes on with %d.",
-                side,
-                self._halved(side)[0],
+                "Out of memory with tiles of %d pixels; this run goes on with %d, whose result is"
+                " not exactly the same.",
+                used * self.ratio,
+                half * self.ratio,
             )
+        # Only now, for until here the error holds what was computed.
         comfy.model_management.soft_empty_cache()
-        self.smaller = (run, side)
-        side, stride = self._halved(side)
-        return self._in_tiles(executor, model, conds, x_in, timestep, model_options, side, stride)
+        self.side, self.may_halve = half, False
+        return self._in_tiles(executor, model, conds, x_in, timestep, model_options)
 
-    def _halved(self, side: int) -> tuple[int, int]:
-        half = _round_up(max(self.multiple, side // 2), self.multiple)
-        return half, max(1, half * self.stride // self.side)
+    def stride_of(self, side: int) -> int:
+        """Return the distance of neighbouring tiles; the overlap's share of a tile is kept."""
+        whole = self.tile or max(side, 2 * self.overlap)
+        return max(1, side * (whole - self.overlap) // whole)
+
+    def _side_by_memory(self, model: Any, shape: list[int]) -> int:
+        side = largest_side(
+            lambda side: model.model.memory_required(_tile_shape(shape, side)),
+            room_beside(model),
+            max(shape[-2:]),
+            self.multiple,
+        )
+        logger.info("tiles of %d pixels, for which memory is free", side * self.ratio)
+        return side
 
     def _in_tiles(
         self,
@@ -215,12 +329,11 @@ class _Tiles:
         x_in: Tensor,
         timestep: Tensor,
         model_options: dict[str, Any],
-        side: int,
-        stride: int,
     ) -> list[Tensor]:
         if x_in.ndim != 4:
             raise ValueError("tiles work on pictures; this model's latents have another shape.")
-        windows = list(_windows(x_in, side, stride))
+        side, stride = self.side, self.stride_of(self.side)
+        windows = list(_windows(x_in.shape[-2:], side, stride))
         if len(windows) == 1:
             return executor(model, conds, x_in, timestep, model_options)
         for entry in (entry for branch in conds if branch is not None for entry in branch):
@@ -243,11 +356,15 @@ class _Tiles:
         return [(total / counts).to(x_in.dtype) for total in totals]
 
 
-def _windows(x: Tensor, side: int, stride: int) -> Iterator[Window]:
-    height, width = (min(side, length) for length in x.shape[-2:])
-    for top in sliding_windows(x.shape[-2], height, stride):
-        for left in sliding_windows(x.shape[-1], width, stride):
+def _windows(size: Sequence[int], side: int, stride: int) -> Iterator[Window]:
+    height, width = (min(side, length) for length in size)
+    for top in sliding_windows(size[0], height, stride):
+        for left in sliding_windows(size[1], width, stride):
             yield Window(top, left, height, width)
+
+
+def _tile_shape(shape: Sequence[int], side: int) -> list[int]:
+    return [*shape[:-2], *(min(side, length) for length in shape[-2:])]
 
 
 def _groups(
@@ -267,9 +384,8 @@ def _windows_per_call(model: Any, shape: list[int], device: torch.device) -> int
     """Return how many windows of a shape fit into memory at once; on a CPU more gain nothing."""
     if comfy.model_management.is_device_cpu(device):
         return 1
-    # ComfyUI joins the branches where one and a half times the estimate is free.
     free = comfy.model_management.get_free_memory(device)
-    return max(1, int(free // (1.5 * model.memory_required(shape))))
+    return max(1, int(free // (MARGIN * model.memory_required(shape))))
 
 
 def _is_local(entry: dict[str, Any]) -> bool:

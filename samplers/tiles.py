@@ -112,7 +112,7 @@ def merge_tiles(
         columns = slice(column, column + tile.shape[-1])
         total[..., rows, columns] += tile * weight
         count[..., rows, columns] += weight
-    return total / count
+    return total.div_(count)
 
 
 def _ramp(length: int, overlap: int) -> Tensor:

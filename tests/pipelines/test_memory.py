@@ -9,9 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from pack.pipelines import restore_diffbir
+from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.finish import correct_color, finish_restoration
+from pack.pipelines.restore import restore_with_resshift
+from pack.pipelines.restore_diffbir import restore_with_diffbir
 from pack.pipelines.stage_one import remove_degradation
 from pack.tests.support.alone import call_alone, grown
+from pack.tests.support.diffbir import tiny_weights
+from pack.tests.support.objects import folded_pair
 from pack.tests.support.restoration import descriptor, tiny_esrgan
 from pack.tests.support.tiny import picture
 
@@ -38,10 +44,12 @@ def working_memory(restore: Callable[[Tensor], Tensor], image: Tensor) -> int:
     return peak - made.nbytes
 
 
-def working_memories(restore: Callable[[Tensor], Tensor], side: int) -> list[int]:
+def working_memories(
+    restore: Callable[[Tensor], Tensor], side: int, channels: int = 3
+) -> list[int]:
     """Return the working memory of few and of many pictures, after a first call that warms up."""
-    restore(picture(side, side))
-    return [working_memory(restore, picture(side, side, batch=n)) for n in (FEW, MANY)]
+    restore(picture(side, side, channels))
+    return [working_memory(restore, picture(side, side, channels, n)) for n in (FEW, MANY)]
 
 
 def assert_bounded(memories: list[int], picture_bytes: int) -> None:
@@ -73,3 +81,41 @@ def stage_one() -> list[int]:
 
 def test_long_batches_go_through_stage_one_in_the_memory_of_a_picture():
     assert_bounded(call_alone(stage_one), 512 * 512 * 3 * 4)
+
+
+def whole_resshift(folder: str) -> list[int]:
+    model, vae = folded_pair(Path(folder))
+    return working_memories(
+        lambda image: restore_with_resshift(
+            model, vae, image, seed=1, steps=1, color_fix="wavelet", frames_at_once=2
+        ),
+        64,
+        channels=4,
+    )
+
+
+def test_resshift_restores_long_batches_in_the_memory_of_a_sub_batch(tmp_path):
+    assert_bounded(call_alone(whole_resshift, folder=str(tmp_path)), 256 * 256 * 4 * 4)
+
+
+def whole_diffbir(folder: str) -> list[int]:
+    # The results of stage 1 are larger than the finished pictures, 16 times.
+    restore_diffbir.HELD_BYTES = 2 * 512 * 512 * 3 * 4
+    weights = tiny_weights(Path(folder))
+    return working_memories(
+        lambda image: restore_with_diffbir(
+            weights,
+            image,
+            preset=DIFFBIR_PRESETS["v2"],
+            seed=1,
+            scale=1.0,
+            steps=2,
+            cfg=1.0,
+            rules="none",
+        ),
+        64,
+    )
+
+
+def test_diffbir_restores_long_batches_in_the_memory_of_what_is_held(tmp_path):
+    assert_bounded(call_alone(whole_diffbir, folder=str(tmp_path)), 256 * 256 * 3 * 4)

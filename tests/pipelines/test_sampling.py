@@ -20,7 +20,6 @@ from pack.pipelines.sampling import (
     patch_schedule,
     residual_shift_sampler,
     residual_shift_sigmas,
-    run_callback,
     sample_resshift,
 )
 from pack.samplers.schedules import ResShiftSchedule, sampling_sigmas
@@ -449,12 +448,3 @@ def test_a_patched_schedule_is_what_is_sampled(sr, inputs):
     own = sr[0].model.record
     assert len(seen) == (own.sampling_steps or 6)
     assert len(residual_shift_sigmas(patched, 0)) == 7
-
-
-def test_callbacks_of_several_runs_share_one_bar(sr):
-    after = run_callback(sr[0], 6)
-    denoised = torch.zeros(1, 3, 4, 4)
-    for done in (0, 3):
-        callback = after(done)
-        for step in range(3):
-            callback(step, denoised, denoised, 3)

@@ -217,7 +217,7 @@ def test_it_goes_on_with_smaller_tiles_when_memory_runs_out(sd, caplog):
     out = denoise(model, noise(), text(1), text(2))
     assert torch.isfinite(out).all()
     assert full["calls"] == 1
-    assert "goes on with 16" in caplog.text
+    assert "goes on with 128" in caplog.text
 
 
 def test_too_little_memory_for_smaller_tiles_is_out_of_memory(sd):

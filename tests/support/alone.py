@@ -62,7 +62,7 @@ def _main() -> None:
     module, function, arguments = sys.argv[1:]
     with torch.inference_mode():
         found = getattr(importlib.import_module(module), function)(**json.loads(arguments))
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":

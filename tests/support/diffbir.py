@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -16,16 +17,20 @@ import comfy.sample
 import comfy.samplers
 import comfy.sd
 import comfy.supported_models
+import comfy.supported_models_base
 import torch
 import torch.nn.functional as F
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.text_encoders import sd2_clip
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pack.model_loaders.la_control_net import load_la_control_net
 from pack.model_loaders.resshift import RestorationVAE
+from pack.pipelines.restore_diffbir import DiffBIRWeights
 from pack.tests.support.golden import golden_case, golden_weights
+from pack.tests.support.restoration import descriptor, tiny_esrgan
 from pack.tests.support.tiny import tensor_shapes
 
 NETWORKS_CASE = "diffbir/tiny_controlnet_unet"
@@ -196,6 +201,36 @@ def tiny_vae(seed: int = 3) -> comfy.sd.VAE:
     return comfy.sd.VAE(
         sd=golden_weights(shapes, seed), config={"params": params}, dtype=torch.float32
     )
+
+
+def tiny_clip(seed: int = 6) -> comfy.sd.CLIP:
+    """Return SD 2's text encoder as a CLIP of three narrow layers, with random weights."""
+    sizes = {
+        "hidden_size": CONTEXT_WIDTH,
+        "intermediate_size": CONTEXT_WIDTH,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 3,
+        "projection_dim": CONTEXT_WIDTH,
+    }
+    clip = comfy.sd.CLIP(
+        comfy.supported_models_base.ClipTarget(sd2_clip.SD2Tokenizer, sd2_clip.SD2ClipModel),
+        model_options={"clip_h_model_config": sizes},
+    )
+    network = clip.cond_stage_model
+    network.load_state_dict(golden_weights(tensor_shapes(network), seed))
+    return clip
+
+
+def tiny_weights(folder: Path, **changes: Any) -> DiffBIRWeights:
+    """Return all networks of DiffBIR; stage 1 is of BSRNet's kind and enlarges four times."""
+    made = DiffBIRWeights(
+        tiny_model(),
+        tiny_clip(),
+        projection_vae(),
+        tiny_control_net(folder),
+        descriptor(tiny_esrgan()),
+    )
+    return replace(made, **changes)
 
 
 def text(seed: int = 4, *, batch: int = 1) -> list:
