@@ -119,6 +119,7 @@ class ResShiftVAELoader(io.ComfyNode):
                     "dtype",
                     options=list(DTYPES),
                     default="auto",
+                    optional=True,  # prompts saved before there was a choice still run
                     advanced=True,
                     tooltip=(
                         "Precision of the network. 'auto' takes what is best for the device, fp32"
@@ -135,7 +136,7 @@ class ResShiftVAELoader(io.ComfyNode):
 
     @classmethod
     @names_its_node
-    def execute(cls, vae_name: str, dtype: DtypeChoice) -> io.NodeOutput:
+    def execute(cls, vae_name: str, dtype: DtypeChoice = "auto") -> io.NodeOutput:
         """Load the file."""
         if vae_name == PIXEL_LATENT:
             return io.NodeOutput(bundled_vae())
