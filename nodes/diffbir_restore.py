@@ -13,9 +13,10 @@ from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
 from ..pipelines.diffbir_sampling import SPACED, run_sampler
 from ..pipelines.latent_guidance import LatentGuidance
 from ..pipelines.noise import BatchNoise
+from ..pipelines.restore import FRAMES_AT_ONCE
 from ..pipelines.restore_diffbir import DiffBIRWeights, restore_with_diffbir
 from ..pipelines.stage_one import RULES, Rules
-from ..pipelines.tiles import TILES, TILINGS, TileSettings, Tiling
+from ..pipelines.tiles import TILES, TILINGS, TileChoice, TileSettings, Tiling
 from .diffbir_guidance import CATEGORY, fidelity_input, guidance_scale_input
 from .diffbir_sampling import (
     cfg_input,
@@ -25,8 +26,9 @@ from .diffbir_sampling import (
     steps_input,
 )
 from .messages import names_its_node
+from .resshift_restore import frames_at_once_input
 from .resshift_sampling import batch_noise_input, seed_input
-from .tiles import tile_input, tile_overlap_input
+from .tiles import tile_choice_input, tile_input, tile_overlap_input
 
 MAX_SCALE = 8.0
 
@@ -156,6 +158,8 @@ class DiffBIRRestoreImage(io.ComfyNode):
                 ),
                 tile_input(),
                 tile_overlap_input(),
+                tile_choice_input(),
+                frames_at_once_input(),
             ],
             outputs=[io.Image.Output(tooltip="The restored images.")],
         )
@@ -190,6 +194,8 @@ class DiffBIRRestoreImage(io.ComfyNode):
         tiling: Tiling,
         tile: int,
         tile_overlap: int,
+        tile_choice: TileChoice = "fixed",
+        frames_at_once: int = FRAMES_AT_ONCE,
     ) -> io.NodeOutput:
         """Restore the images."""
         version = DIFFBIR_PRESETS[preset]
@@ -218,7 +224,8 @@ class DiffBIRRestoreImage(io.ComfyNode):
                 guidance=guidance,
                 color_fix=color_fix,
                 rules=rules,
-                tiles=TileSettings(tiling, tile, tile_overlap),
+                tiles=TileSettings(tiling, tile, tile_overlap, tile_choice),
+                frames_at_once=frames_at_once,
                 batch_noise=batch_noise,
             )
         )

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..images.color import COLOR_FIXES, ColorFix
 from ..pipelines.noise import BatchNoise
-from ..pipelines.restore import restore_with_resshift
-from ..pipelines.tiles import TILES, TILINGS, TileSettings, Tiling
+from ..pipelines.restore import FRAMES_AT_ONCE, restore_with_resshift
+from ..pipelines.tiles import TILES, TILINGS, TileChoice, TileSettings, Tiling
 from .messages import names_its_node
 from .resshift_sampling import (
     CATEGORY,
@@ -19,7 +19,25 @@ from .resshift_sampling import (
     seed_input,
     steps_input,
 )
-from .tiles import tile_input, tile_overlap_input
+from .tiles import tile_choice_input, tile_input, tile_overlap_input
+
+MAX_FRAMES_AT_ONCE = 256
+
+
+def frames_at_once_input() -> io.Int.Input:
+    """Return the input for how many pictures share each call."""
+    return io.Int.Input(
+        "frames_at_once",
+        default=FRAMES_AT_ONCE,
+        min=1,
+        max=MAX_FRAMES_AT_ONCE,
+        optional=True,
+        advanced=True,
+        tooltip=(
+            "Pictures of a batch that are restored together. More are faster on a graphics card"
+            " while pictures are small, and need as many times the memory; noise stays the same."
+        ),
+    )
 
 
 class ResShiftRestoreImage(io.ComfyNode):
@@ -83,6 +101,8 @@ class ResShiftRestoreImage(io.ComfyNode):
                     optional=True,
                     tooltip="For inpainting models: 1 where pixels are missing.",
                 ),
+                tile_choice_input(),
+                frames_at_once_input(),
             ],
             outputs=[io.Image.Output(tooltip="The restored images.")],
         )
@@ -103,6 +123,8 @@ class ResShiftRestoreImage(io.ComfyNode):
         tile: int,
         tile_overlap: int,
         mask: Tensor | None = None,
+        tile_choice: TileChoice = "fixed",
+        frames_at_once: int = FRAMES_AT_ONCE,
     ) -> io.NodeOutput:
         """Restore the images."""
         return io.NodeOutput(
@@ -116,6 +138,7 @@ class ResShiftRestoreImage(io.ComfyNode):
                 randomness=randomness,
                 color_fix=color_fix,
                 batch_noise=batch_noise,
-                tiles=TileSettings(tiling, tile, tile_overlap),
+                tiles=TileSettings(tiling, tile, tile_overlap, tile_choice),
+                frames_at_once=frames_at_once,
             )
         )

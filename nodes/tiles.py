@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..pipelines.tiles import TILES, patch_tiles
+from ..pipelines.tiles import TILE_CHOICES, TILES, TileChoice, patch_tiles
 from ..samplers.tiles import TILE_BLENDS, TileBlend
 from .messages import names_its_node
 
@@ -46,6 +46,22 @@ def tile_overlap_input(*, advanced: bool = True) -> io.Int.Input:
     )
 
 
+def tile_choice_input(*, advanced: bool = True) -> io.Combo.Input:
+    """Return the input for where the side of a tile comes from."""
+    return io.Combo.Input(
+        "tile_choice",
+        options=list(TILE_CHOICES),
+        default=TILE_CHOICES[0],
+        optional=True,
+        advanced=advanced,
+        tooltip=(
+            "'fixed' takes the tile above, so the same settings give the same picture everywhere."
+            " 'auto (by memory)' takes the largest tile that fits into free memory, so results"
+            " differ between machines."
+        ),
+    )
+
+
 class RestorationTiles(io.ComfyNode):
     """Lets a MODEL denoise in tiles."""
 
@@ -76,12 +92,20 @@ class RestorationTiles(io.ComfyNode):
                         " for an overlap of half a tile."
                     ),
                 ),
+                tile_choice_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model, denoising in tiles.")],
         )
 
     @classmethod
     @names_its_node
-    def execute(cls, model: Any, tile: int, tile_overlap: int, blend: TileBlend) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        tile: int,
+        tile_overlap: int,
+        blend: TileBlend,
+        tile_choice: TileChoice = "fixed",
+    ) -> io.NodeOutput:
         """Patch the model."""
-        return io.NodeOutput(patch_tiles(model, tile, tile_overlap, blend))
+        return io.NodeOutput(patch_tiles(model, tile, tile_overlap, blend, tile_choice))
