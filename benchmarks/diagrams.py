@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-BOX = (146, 30)
+BOX = (132, 30)  # the help panel is narrow
 MARGIN = 8
-NOTE_HEIGHT = 20
+NOTE_HEIGHT = 18
 INK, PALE, STRONG = "#303030", "#e8e8e8", "#ffd27f"
 COLOURS = ("#c0392b", "#2471a3", "#1e8449", "#7d3c98")
-PLOT = (640, 260)
-FRAME = (52, 14, 626, 216)  # left, top, right, bottom of a plot's axes
+PLOT = (440, 260)
+FRAME = (46, 14, 424, 214)  # left, top, right, bottom of a plot's axes
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Wiring:
     Attributes:
         places: Left and top of each node's box, by display name.
         links: From node, to node, type of what goes along.
-        note: A line under it.
+        note: Lines under it.
     """
 
     places: Mapping[str, tuple[int, int]]
     links: Sequence[tuple[str, str, str]]
-    note: str = ""
+    note: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,11 @@ def draw_wiring(wiring: Wiring, shown: str) -> Image.Image:
     """Return a picture of a graph in which one node is emphasised."""
     right = max(x for x, _ in wiring.places.values()) + BOX[0] + MARGIN
     bottom = max(y for _, y in wiring.places.values()) + BOX[1] + MARGIN
-    canvas = Image.new("RGB", (right, bottom + (NOTE_HEIGHT if wiring.note else 0)), "white")
+    canvas = Image.new("RGB", (right, bottom + NOTE_HEIGHT * len(wiring.note)), "white")
     draw = ImageDraw.Draw(canvas)
-    draw.text((MARGIN, bottom), wiring.note, INK, ImageFont.load_default(11))
+    for number, line in enumerate(wiring.note):
+        place = (MARGIN, bottom + number * NOTE_HEIGHT)
+        draw.text(place, line, INK, ImageFont.load_default(12))
     for start, end, name in wiring.links:
         _draw_link(draw, wiring.places[start], wiring.places[end], name)
     for name, (x, y) in wiring.places.items():
@@ -109,23 +111,19 @@ def draw_plot(
 def _draw_link(
     draw: ImageDraw.ImageDraw, start: tuple[int, int], end: tuple[int, int], name: str
 ) -> None:
-    """Draw an arrow from the right side of a box to the left one, or from its foot to the top."""
-    small = ImageFont.load_default(10)
-    if end[0] >= start[0] + BOX[0]:
+    """Draw an arrow from the foot of a box to the top of a lower one, or to a neighbour."""
+    if end[1] == start[1]:
         a = (start[0] + BOX[0], start[1] + BOX[1] // 2)
-        b = (end[0], end[1] + BOX[1] // 2)
-        half = b[0] - 14
-        draw.line((a, (half, a[1]), (half, b[1]), b), INK, 1)
+        b = (end[0], a[1])
+        draw.line((a, b), INK)
         draw.polygon((b, (b[0] - 7, b[1] - 4), (b[0] - 7, b[1] + 4)), INK)
-        draw.text((a[0] + 4, a[1] - 2), name, INK, small, anchor="lb")
         return
-    down = end[1] > start[1]
-    a = (start[0] + BOX[0] // 2, start[1] + (BOX[1] if down else 0))
-    b = (end[0] + BOX[0] // 2, end[1] + (0 if down else BOX[1]))
-    tip = -7 if down else 7
-    draw.line((a, b), INK, 1)
-    draw.polygon((b, (b[0] - 4, b[1] + tip), (b[0] + 4, b[1] + tip)), INK)
-    draw.text((a[0] + 5, a[1] + 0.3 * (b[1] - a[1])), name, INK, small, anchor="lm")
+    a = (start[0] + BOX[0] // 2, start[1] + BOX[1])
+    b = (end[0] + BOX[0] // 2, end[1])
+    bend = b[1] - 14
+    draw.line((a, (a[0], bend), (b[0], bend), b), INK)
+    draw.polygon((b, (b[0] - 4, b[1] - 7), (b[0] + 4, b[1] - 7)), INK)
+    draw.text((a[0] + 4, a[1] + 3), name, INK, ImageFont.load_default(11))
 
 
 def _font_that_fits(draw: ImageDraw.ImageDraw, name: str) -> ImageFont.FreeTypeFont:
@@ -135,97 +133,103 @@ def _font_that_fits(draw: ImageDraw.ImageDraw, name: str) -> ImageFont.FreeTypeF
     return ImageFont.load_default(size)
 
 
-COLUMNS = tuple(MARGIN + number * (BOX[0] + 74) for number in range(4))
-ROWS = tuple(MARGIN + number * (BOX[1] + 22) for number in range(5))
+COLUMNS = tuple(MARGIN + number * (BOX[0] + 14) for number in range(3))
+ROWS = tuple(MARGIN + number * (BOX[1] + 32) for number in range(6))
 
 RESSHIFT = Wiring(
     {
-        "Load ResShift Model": (COLUMNS[0], ROWS[0]),
-        "Load Image": (COLUMNS[0], ROWS[1]),
-        "Load ResShift VAE": (COLUMNS[0], ROWS[2]),
+        "Load ResShift VAE": (COLUMNS[0], ROWS[0]),
+        "Load Image": (COLUMNS[1], ROWS[0]),
+        "Load ResShift Model": (COLUMNS[2], ROWS[0]),
         "ResShift Conditioning": (COLUMNS[1], ROWS[1]),
-        "Residual Shift Sampler": (COLUMNS[2], ROWS[0]),
-        "VAE Decode": (COLUMNS[2], ROWS[2]),
-        "Finish Restoration": (COLUMNS[3], ROWS[1]),
+        "Residual Shift Sampler": (COLUMNS[2], ROWS[2]),
+        "VAE Decode": (COLUMNS[0], ROWS[3]),
+        "Finish Restoration": (COLUMNS[1], ROWS[4]),
     },
     (
-        ("Load ResShift Model", "Residual Shift Sampler", "MODEL"),
-        ("Load ResShift Model", "ResShift Conditioning", ""),
+        ("Load ResShift VAE", "ResShift Conditioning", "VAE"),
+        ("Load ResShift VAE", "VAE Decode", ""),
         ("Load Image", "ResShift Conditioning", "IMAGE"),
-        ("Load ResShift VAE", "ResShift Conditioning", ""),
-        ("Load ResShift VAE", "VAE Decode", "VAE"),
-        ("ResShift Conditioning", "Residual Shift Sampler", "positive, LATENT; width, height"),
+        ("Load ResShift Model", "ResShift Conditioning", "MODEL"),
+        ("Load ResShift Model", "Residual Shift Sampler", ""),
+        ("ResShift Conditioning", "Residual Shift Sampler", "positive, LATENT"),
         ("ResShift Conditioning", "Finish Restoration", ""),
         ("Residual Shift Sampler", "VAE Decode", "LATENT"),
         ("VAE Decode", "Finish Restoration", "IMAGE"),
     ),
+    ("Width and height go from the conditioning to Finish Restoration.",),
 )
 CUSTOM_SAMPLING = Wiring(
     {
-        "RandomNoise": (COLUMNS[1], ROWS[3]),
-        "Load ResShift Model": (COLUMNS[0], ROWS[1]),
-        "ResShift Conditioning": (COLUMNS[0], ROWS[4]),
+        "Load ResShift Model": (COLUMNS[0], ROWS[0]),
+        "ResShift Conditioning": (COLUMNS[1], ROWS[0]),
+        "Residual Shift Scheduler": (COLUMNS[0], ROWS[1]),
         "BasicGuider": (COLUMNS[1], ROWS[1]),
-        "Residual Shift Scheduler": (COLUMNS[1], ROWS[2]),
-        "Residual Shift Sampler Select": (COLUMNS[1], ROWS[0]),
-        "SamplerCustomAdvanced": (COLUMNS[2], ROWS[1]),
-        "VAE Decode": (COLUMNS[3], ROWS[1]),
+        "Residual Shift Sampler Select": (COLUMNS[2], ROWS[1]),
+        "SamplerCustomAdvanced": (COLUMNS[1], ROWS[2]),
+        "VAE Decode": (COLUMNS[1], ROWS[3]),
     },
     (
-        ("RandomNoise", "SamplerCustomAdvanced", "NOISE"),
-        ("Load ResShift Model", "BasicGuider", "MODEL"),
-        ("Load ResShift Model", "Residual Shift Scheduler", ""),
-        ("ResShift Conditioning", "BasicGuider", ""),
-        ("ResShift Conditioning", "SamplerCustomAdvanced", "positive, LATENT"),
-        ("BasicGuider", "SamplerCustomAdvanced", "GUIDER"),
+        ("Load ResShift Model", "Residual Shift Scheduler", "MODEL"),
+        ("Load ResShift Model", "BasicGuider", ""),
+        ("ResShift Conditioning", "BasicGuider", "positive"),
         ("Residual Shift Scheduler", "SamplerCustomAdvanced", "SIGMAS"),
+        ("BasicGuider", "SamplerCustomAdvanced", "GUIDER"),
         ("Residual Shift Sampler Select", "SamplerCustomAdvanced", "SAMPLER"),
         ("SamplerCustomAdvanced", "VAE Decode", "LATENT"),
     ),
-    "ResShift Conditioning takes model, VAE and image.",
+    (
+        "NOISE of RandomNoise and LATENT of ResShift Conditioning also go",
+        "into SamplerCustomAdvanced.",
+    ),
 )
 DIFFBIR = Wiring(
     {
-        "Load Restoration Network": (COLUMNS[0], ROWS[0]),
-        "Load Image": (COLUMNS[0], ROWS[1]),
-        "Load LAControlNet": (COLUMNS[0], ROWS[2]),
-        "Load Checkpoint": (COLUMNS[0], ROWS[3]),
-        "Remove Degradation": (COLUMNS[1], ROWS[0]),
-        "CLIP Text Encode (two)": (COLUMNS[1], ROWS[3]),
-        "DiffBIR Conditioning": (COLUMNS[2], ROWS[1]),
-        "DiffBIR Sampler": (COLUMNS[2], ROWS[3]),
-        "VAE Decode": (COLUMNS[3], ROWS[3]),
-        "Finish Restoration": (COLUMNS[3], ROWS[0]),
+        "Load Checkpoint": (COLUMNS[0], ROWS[0]),
+        "Load Image": (COLUMNS[1], ROWS[0]),
+        "Load Restoration Network": (COLUMNS[2], ROWS[0]),
+        "CLIP Text Encode (two)": (COLUMNS[0], ROWS[1]),
+        "Load LAControlNet": (COLUMNS[1], ROWS[1]),
+        "Remove Degradation": (COLUMNS[2], ROWS[1]),
+        "DiffBIR Conditioning": (COLUMNS[1], ROWS[2]),
+        "DiffBIR Sampler": (COLUMNS[1], ROWS[3]),
+        "VAE Decode": (COLUMNS[1], ROWS[4]),
+        "Finish Restoration": (COLUMNS[2], ROWS[5]),
     },
     (
-        ("Load Restoration Network", "Remove Degradation", "network"),
-        ("Load Image", "Remove Degradation", "IMAGE"),
-        ("Remove Degradation", "Finish Restoration", "IMAGE as reference, size"),
-        ("Remove Degradation", "DiffBIR Conditioning", ""),
-        ("Load LAControlNet", "DiffBIR Conditioning", "CONTROL_NET"),
         ("Load Checkpoint", "CLIP Text Encode (two)", "CLIP"),
+        ("Load Image", "Remove Degradation", "IMAGE"),
+        ("Load Restoration Network", "Remove Degradation", "UPSCALE_M."),
         ("CLIP Text Encode (two)", "DiffBIR Conditioning", "prompts"),
-        ("DiffBIR Conditioning", "DiffBIR Sampler", "positive, negative, LATENT"),
-        ("DiffBIR Conditioning", "Finish Restoration", "width, height"),
+        ("Load LAControlNet", "DiffBIR Conditioning", "CONTROL_NET"),
+        ("Remove Degradation", "DiffBIR Conditioning", "IMAGE"),
+        ("Remove Degradation", "Finish Restoration", ""),
+        ("DiffBIR Conditioning", "DiffBIR Sampler", "prompts, LATENT"),
         ("DiffBIR Sampler", "VAE Decode", "LATENT"),
         ("VAE Decode", "Finish Restoration", "IMAGE"),
     ),
-    "Load Checkpoint also gives MODEL to DiffBIR Sampler, and VAE to DiffBIR Conditioning and VAE Decode.",
+    (
+        "Load Checkpoint also gives MODEL to DiffBIR Sampler, and VAE to",
+        "DiffBIR Conditioning and VAE Decode. Finish Restoration takes width",
+        "and height of DiffBIR Conditioning, reference and size of the result",
+        "of Remove Degradation.",
+    ),
 )
 DIFFBIR_ONE_NODE = Wiring(
     {
-        "Load Restoration Network": (COLUMNS[0], ROWS[0]),
+        "Load Checkpoint": (COLUMNS[0], ROWS[0]),
+        "Load LAControlNet": (COLUMNS[1], ROWS[0]),
+        "Load Restoration Network": (COLUMNS[2], ROWS[0]),
         "Load Image": (COLUMNS[0], ROWS[1]),
-        "Load LAControlNet": (COLUMNS[0], ROWS[2]),
-        "Load Checkpoint": (COLUMNS[0], ROWS[3]),
-        "Restore Image (DiffBIR)": (COLUMNS[1] + 40, ROWS[1]),
-        "Save Image": (COLUMNS[2] + 40, ROWS[1]),
+        "Restore Image (DiffBIR)": (COLUMNS[1], ROWS[1]),
+        "Save Image": (COLUMNS[2], ROWS[1]),
     },
     (
-        ("Load Restoration Network", "Restore Image (DiffBIR)", "UPSCALE_MODEL"),
-        ("Load Image", "Restore Image (DiffBIR)", "IMAGE"),
-        ("Load LAControlNet", "Restore Image (DiffBIR)", "CONTROL_NET"),
-        ("Load Checkpoint", "Restore Image (DiffBIR)", "MODEL, CLIP, VAE"),
-        ("Restore Image (DiffBIR)", "Save Image", "IMAGE"),
+        ("Load Checkpoint", "Restore Image (DiffBIR)", ""),
+        ("Load LAControlNet", "Restore Image (DiffBIR)", ""),
+        ("Load Restoration Network", "Restore Image (DiffBIR)", ""),
+        ("Load Image", "Restore Image (DiffBIR)", ""),
+        ("Restore Image (DiffBIR)", "Save Image", ""),
     ),
+    ("MODEL, CLIP and VAE of the checkpoint, CONTROL_NET, UPSCALE_MODEL.",),
 )

@@ -277,7 +277,7 @@ def draw_resshift_sigmas(materials: Materials) -> Image.Image:
     for steps, spacing in ((4, "even"), (2, "even"), (2, "official")):
         sigmas = residual_shift_sigmas(materials.model, steps, spacing)[:-1].log10().tolist()
         curves.append(Curve(f"{steps} of 4 steps, {spacing}", list(enumerate(sigmas, 1))))
-    return diagrams.draw_plot(curves, (1, 5), (-2, 2), "step", "log10 sigma", legend_left=430)
+    return diagrams.draw_plot(curves, (1, 5), (-2, 2), "step", "log10 sigma", legend_left=270)
 
 
 def draw_cfg(_: Materials) -> Image.Image:
@@ -298,7 +298,7 @@ def draw_spaced(_: Materials) -> Image.Image:
     every = Curve("SD 2.1", list(enumerate(logs)))
     points = Curve("10 steps", [(step, logs[step]) for step in chosen], line=False)
     return diagrams.draw_plot(
-        [every, points], (1000, 0), (-2, 2), "timestep", "log10 sigma", legend_left=500
+        [every, points], (1000, 0), (-2, 2), "timestep", "log10 sigma", legend_left=300
     )
 
 

@@ -48,5 +48,5 @@ def test_a_wiring_emphasises_the_node_it_is_about():
         rows, columns = np.nonzero((np.asarray(draw_wiring(RESSHIFT, shown)) == colour).all(-1))
         return columns.min() // 100, rows.min() // 50
 
-    assert emphasised("Load ResShift Model") == (0, 0)
-    assert emphasised("Finish Restoration") == (6, 1)
+    assert emphasised("Load ResShift VAE") == (0, 0)
+    assert emphasised("Finish Restoration") == (1, 5)
