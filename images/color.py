@@ -31,9 +31,9 @@ def fix_color(image: Tensor, reference: Tensor, method: ColorFix) -> Tensor:
         return image
     if image.shape != reference.shape:
         raise ValueError(
-            f"the image is {image.shape[-1]}x{image.shape[-2]} (batch {image.shape[0]}) and its"
-            f" reference {reference.shape[-1]}x{reference.shape[-2]} (batch {reference.shape[0]});"
-            " resize the reference to the size of the image"
+            f"'image' is {image.shape[-1]}x{image.shape[-2]} (batch {image.shape[0]}) and 'reference'"
+            f" {reference.shape[-1]}x{reference.shape[-2]} (batch {reference.shape[0]}); resize the"
+            " reference to the size of the image."
         )
     if method == "wavelet":
         return wavelet_color_fix(image, reference)

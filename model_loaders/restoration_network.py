@@ -42,10 +42,18 @@ def load_restoration_network(path: Path) -> spandrel.ImageModelDescriptor:
             network = spandrel.ModelLoader().load_from_state_dict(checkpoint.state_dict)
     except spandrel.UnsupportedModelError as error:
         looks, keys = describe_file(checkpoint.state_dict)
-        if "Load Upscale Model" in looks:
+        if _belongs_here(looks):
             looks = "has layers of an upscale network of a kind that it does not know"
         raise UnsupportedCheckpointError(
             path, f"is not a network that spandrel {spandrel.__version__} knows; it {looks}", keys
+        ) from error
+    except UnsupportedCheckpointError as error:
+        looks, keys = describe_file(checkpoint.state_dict)
+        if "load it with" not in looks or _belongs_here(looks):
+            raise
+        # spandrel takes the keys of some other files for those of its networks.
+        raise UnsupportedCheckpointError(
+            path, f"is not a restoration network; it {looks}", keys
         ) from error
     if not isinstance(network, spandrel.ImageModelDescriptor):
         raise UnsupportedCheckpointError(
@@ -69,6 +77,10 @@ def load_restoration_network(path: Path) -> spandrel.ImageModelDescriptor:
         )
     logger.info("'%s': %s x%d", path.name, network.architecture.name, network.scale)
     return network
+
+
+def _belongs_here(looks: str) -> bool:
+    return "Load Upscale Model" in looks or "Load Restoration Network" in looks
 
 
 def stock_node_uses_patcher() -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..pipelines.control import check_controlled
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
 from ..pipelines.diffbir_sampling import (
     LEAST_SPACED_STEPS,
@@ -185,6 +186,7 @@ class DiffBIRSampler(io.ComfyNode):
         guidance_target: dict | None = None,
     ) -> io.NodeOutput:
         """Sample."""
+        check_controlled(positive)
         version = DIFFBIR_PRESETS[preset]
         guidance = LatentGuidance(
             guidance_scale,

@@ -169,6 +169,19 @@ def _with_control(
     return controlled
 
 
+def check_controlled(positive: list) -> None:
+    """Make sure that a CONDITIONING holds a control or the latent of an image.
+
+    Raises:
+        ValueError: If it is a prompt alone, which would give a picture of its own.
+    """
+    if not any("control" in values or CONDITION_KEY in values for _, values in positive):
+        raise ValueError(
+            "the conditioning connected to 'positive' holds no image to restore. Connect positive"
+            " and negative of 'DiffBIR Conditioning', or of 'Apply ControlNet' with a LAControlNet."
+        )
+
+
 def check_control_net(control_net: Any) -> None:
     """Make sure that a CONTROL_NET is a LAControlNet.
 

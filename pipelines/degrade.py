@@ -165,6 +165,6 @@ def _merge(name: str, published: Range, asked: Mapping[str, Range]) -> Range:
     if low > high:
         raise ValueError(
             f"'{name}_min' is {low:g}, which is more than '{name}_max', {high:g}; exchange them, or"
-            " set both"
+            " set both."
         )
     return low, high

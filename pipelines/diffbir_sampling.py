@@ -18,7 +18,7 @@ from torch import Tensor
 from ..samplers.discrete import EDM_FIRST_SIGMA, edm_sigmas, spaced_sigmas
 from ..samplers.guidance import rescaled_cfg_scale
 from ..samplers.spaced import sample_spaced
-from .control import CONDITION_KEY
+from .control import CONDITION_KEY, LATENT_CHANNELS
 from .diffbir_presets import DiffBIRPreset
 from .latent_guidance import LatentGuidance, patch_latent_guidance
 from .noise import BatchNoise, picture_generators, step_noise_sampler
@@ -62,7 +62,7 @@ def spaced_run_sigmas(model: Any, steps: int) -> Tensor:
             f"the spaced sampler visits the first and the last timestep, so 'steps' must be"
             f" {LEAST_SPACED_STEPS} or more, not {steps}."
         )
-    sampling: Any = model.get_model_object("model_sampling")
+    sampling = model.get_model_object("model_sampling")
     if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete):
         raise ValueError(
             f"the model connected to 'model' is a {type(model.model).__name__} whose schedule has no"
@@ -146,6 +146,7 @@ def sample_diffbir(
     Source: Lin et al. 2023 (arXiv 2308.15070), DiffBIR, "Generation Module".
     """
     check_sd2(model)
+    _check_latent(latent["samples"])
     model = _with_schedule(model, preset)
     if guidance.acts:
         target = _condition(positive) if guidance_target is None else guidance_target
@@ -187,6 +188,15 @@ def check_sd2(model: Any) -> None:
             "the model connected to 'model' is a variant of Stable Diffusion 2 for inpainting,"
             " depth or image prompts. Load v2-1_512-ema-pruned (v1, v2) or"
             " sd2.1-base-zsnr-laionaes5 (v2.1) with Load Checkpoint."
+        )
+
+
+def _check_latent(samples: Tensor) -> None:
+    # ComfyUI gives an empty latent the channels that the model needs.
+    if samples.shape[1] != LATENT_CHANNELS and samples.any():
+        raise ValueError(
+            f"the latent connected to 'latent_image' has {samples.shape[1]} channels, and Stable"
+            f" Diffusion's have {LATENT_CHANNELS}. Connect the latent of 'DiffBIR Conditioning'."
         )
 
 

@@ -120,8 +120,8 @@ def patch_tiles(
     _check_choice(choice)
     if choice == "fixed" and not 0 <= overlap < tile:
         raise ValueError(
-            f"the overlap ({overlap}) must be smaller than the tile ({tile}); a quarter of it is a"
-            " good value."
+            f"'tile_overlap' is {overlap}; it must be less than 'tile', {tile}. A quarter of it is"
+            " usual."
         )
     ratio, multiple = _grid(model.model)
     side = None if choice != "fixed" else _round_up(-(-tile // ratio), multiple)

@@ -79,7 +79,7 @@ def test_a_wrong_range_says_what_to_do_in_the_name_of_its_node(comfy: InProcessC
 def test_pictures_of_two_sizes_are_refused(comfy: InProcessComfy):
     run = comfy.run(measure_prompt(keep_size=False))
     assert not run.success
-    assert "Restoration Metrics: the image is" in run.error
+    assert "Restoration Metrics: 'image' is" in run.error
     assert "resize one to the size of the other" in run.error
 
 

@@ -248,7 +248,7 @@ def test_room_is_made_for_a_tile_not_for_the_whole(sd, monkeypatch):
 
 @pytest.mark.parametrize(("tile", "overlap"), [(128, 128), (64, 100), (64, -1)])
 def test_an_overlap_that_leaves_nothing_is_refused(sd, tile, overlap):
-    with pytest.raises(ValueError, match="smaller than the tile"):
+    with pytest.raises(ValueError, match="must be less than 'tile'"):
         patch_tiles(sd, tile, overlap)
 
 

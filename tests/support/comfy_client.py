@@ -151,6 +151,17 @@ class Server:
         run.outputs = history[run.prompt_id]["outputs"]
         return run
 
+    def wait(self, prompt_id: str) -> Run:
+        """Return what came of a prompt that was queued with `post`, from the history."""
+        deadline = time.monotonic() + RUN_TIMEOUT_S
+        while not (found := self.get(f"/history/{prompt_id}").get(prompt_id)):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"prompt {prompt_id} did not end")
+            time.sleep(0.05)  # the history tells nobody that it has grown
+        events = [(name, data) for name, data in found["status"]["messages"]]
+        ends = [name for name, _ in events if name in END_EVENTS]
+        return Run(prompt_id, ends[-1], events, outputs=found["outputs"])
+
     def interrupt(self) -> None:
         """Stop the running prompt."""
         self.post("/interrupt", {})

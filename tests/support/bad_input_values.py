@@ -1,0 +1,666 @@
+"""Rows of docs/bad-input.md on pictures, masks, numbers and on what happens during a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pack.tests.support.bad_input import (
+    LOADERS,
+    Row,
+    Size,
+    connection_rows,
+    file_in,
+    file_rows,
+    on,
+)
+from pack.tests.support.bad_input_graphs import Prompt, graph, mask, picture
+
+LAST_SEED = 2**64 - 1
+# What a node makes of a picture of 16x16; None where it makes no picture.
+MAKES: dict[str, int | None] = {
+    "ResShiftConditioning": 64,
+    "ResShiftRestoreImage": 64,
+    "DiffBIRRemoveDegradation": 64,
+    "DiffBIRConditioning": 64,
+    "DiffBIRRestoreImage": 16,
+    "DiffBIRLatentGuidance": 64,
+    "RestorationColorFix": 16,
+    "RestorationFinish": 16,
+    "RestorationMetrics": None,
+    "RestorationDegrade": 16,
+}
+KEEP_ALPHA = ("ResShiftRestoreImage", "DiffBIRRestoreImage", "RestorationColorFix")
+KEEP_VALUES = ("DiffBIRConditioning", "DiffBIRLatentGuidance")
+FILLING = {"model": ["fill", 0], "vae": ["fill_vae", 0]}
+NOT_FINITE = (
+    "has NaN or infinite pixels; the model that made it failed, often for lack of precision: run"
+    " that model in float32 (fp32)."
+)
+
+PICTURES = "Pictures"
+BATCHES = "Sizes and batches that do not fit together"
+MASKS = "Masks"
+NUMBERS = "Numbers"
+RUNS = "During a run"
+
+
+def image_of(kind: str = "noise", **sizes: int) -> Callable[[str], Prompt]:
+    """Return the maker of prompts whose 'image' is such a picture."""
+
+    def prompt(node_id: str) -> Prompt:
+        name = "guide" if node_id == "DiffBIRLatentGuidance" else "picture"
+        return graph(node_id, {name: picture(kind, **sizes)})
+
+    return prompt
+
+
+def every_image(kind: str = "noise", **sizes: int) -> Callable[[str], Prompt]:
+    """Return the maker of prompts all of whose pictures are such ones."""
+    return on({name: picture(kind, **sizes) for name in ("picture", "other", "guide")})
+
+
+def with_other(*inputs: str, **sizes: Any) -> Callable[[str], Prompt]:
+    """Return the maker of prompts with another picture at these inputs and a mask."""
+    links = {name: ["other", 0] for name in inputs}
+    extra = {"mask": ["mask", 0]} if "original" in inputs else {}
+    extra |= {"color_fix": "wavelet"} if inputs == ("reference",) else {}
+
+    def prompt(node_id: str) -> Prompt:
+        used = extra if node_id == "RestorationFinish" else {}
+        return graph(node_id, {"other": picture(**sizes)}, **links, **used)
+
+    return prompt
+
+
+def picture_rows() -> list[Row]:
+    nodes = tuple(MAKES)
+    rows = [
+        Row(PICTURES, nodes, f"image: {use}", f"'image' {says}", image_of(kind, **sizes))
+        for use, kind, sizes, says in (
+            ("a NaN pixel in the second picture", "nan", {"batch": 2}, NOT_FINITE),
+            ("an infinite pixel", "inf", {}, NOT_FINITE),
+            ("a minus infinite pixel", "-inf", {}, NOT_FINITE),
+            (
+                "an empty batch",
+                "noise",
+                {"batch": 0},
+                "is empty, its shape is (0, 8, 8, 3); give it at least one picture.",
+            ),
+            (
+                "five channels",
+                "noise",
+                {"channels": 5},
+                "has the shape (1, 8, 8, 5); give it pictures of shape (batch, height, width, 1 to 4"
+                " channels).",
+            ),
+        )
+    ]
+    for use, sizes, says in (
+        ("a NaN pixel", {"kind": "nan"}, NOT_FINITE),
+        ("an empty batch", {"batch": 0}, "is empty, its shape is …"),
+    ):
+        rows += [
+            Row(
+                PICTURES,
+                nodes,
+                f"{name}: {use}",
+                f"'{name.split('.')[-1]}' {says}",
+                with_other(name, **sizes),
+            )
+            for name, nodes in (
+                ("reference", ("RestorationColorFix", "RestorationMetrics", "RestorationFinish")),
+                ("original", ("RestorationFinish",)),
+                ("images.image1", ("RestorationFidelitySweep",)),
+            )
+        ]
+    return [*rows, *unusual_picture_rows(), *narrow_picture_rows()]
+
+
+def unusual_picture_rows() -> list[Row]:
+    """Return rows of pictures with other channels or values, all of which work."""
+    rows = []
+    for use, sizes, outcome, nodes in (
+        ("alpha", {"channels": 4}, "works, alpha is kept", KEEP_ALPHA),
+        ("alpha", {"channels": 4}, "works, alpha is left out", without_names(KEEP_ALPHA)),
+        ("grey, one channel", {"channels": 1}, "works, as grey in colour", tuple(MAKES)),
+        (
+            "values outside 0 to 1",
+            {"kind": "beyond"},
+            "works, values are limited to 0 to 1",
+            without_names(KEEP_VALUES),
+        ),
+        (
+            "values outside 0 to 1",
+            {"kind": "beyond"},
+            "works, values are taken as they are, as stage 1 makes them",
+            KEEP_VALUES,
+        ),
+    ):
+        rows += [
+            Row(
+                PICTURES,
+                nodes,
+                f"image: {use}",
+                outcome,
+                every_image(**sizes, height=16, width=16),
+                "works",
+                size_of,
+                "RGBA" if "is kept" in outcome else "RGB",
+            )
+        ]
+    return rows
+
+
+def without_names(left_out: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the nodes that take an image, but these."""
+    return tuple(node_id for node_id in MAKES if node_id not in left_out)
+
+
+def size_of(node_id: str) -> Size | None:
+    """Return what a node makes of one picture of 16x16."""
+    side = MAKES[node_id]
+    return None if side is None else (1, side, side)
+
+
+def narrow_picture_rows() -> list[Row]:
+    """Return rows of pictures of a few pixels."""
+    factors = {
+        "ResShiftRestoreImage": (4, 1),
+        "ResShiftConditioning": (32, 8),
+        "DiffBIRRemoveDegradation": (4, 1),
+        "DiffBIRConditioning": (64, 64),
+        "DiffBIRRestoreImage": (1, 1),
+        "RestorationColorFix": (1, 1),
+        "RestorationFinish": (1, 1),
+        "RestorationDegrade": (1, 1),
+    }
+
+    def made(width: int, height: int) -> Callable[[str], Size]:
+        def size(node_id: str) -> Size:
+            factor, multiple = factors[node_id]
+            sides = (-(-side // multiple) * factor for side in (width, height))
+            return (1, *sides)  # pyright: ignore[reportReturnType]
+
+        return size
+
+    few = tuple(factors)
+    # What needs minutes on such a ribbon is shown to be prepared, or refused, below.
+    ribbon = tuple(node_id for node_id in few if not node_id.startswith("DiffBIR"))
+    rows = [
+        Row(
+            PICTURES,
+            nodes,
+            f"image: {width}x{height}",
+            "works",
+            every_image(width=width, height=height),
+            "works",
+            made(width, height),
+        )
+        for width, height, nodes in ((1, 1, few), (7, 3, few), (4096, 1, ribbon))
+    ]
+    return [
+        *rows,
+        Row(
+            PICTURES,
+            ("DiffBIRRemoveDegradation", "DiffBIRRestoreImage"),
+            "image: 4096x1, rules of a network",
+            "'image' is 4096x1: with its shorter side at the 512 pixels of stage 1, its longer side"
+            " would exceed 16384. Cut it into pieces, or set rules to 'none', which keeps its size.",
+            on({"picture": picture(width=4096, height=1)}, rules="auto"),
+        ),
+        Row(
+            PICTURES,
+            ("DiffBIRRemoveDegradation",),
+            "image: 4096x1, rules 'none'",
+            "works",
+            on({"picture": picture(width=4096, height=1)}),
+            "works",
+            lambda _: (1, 16384, 4),
+        ),
+        Row(
+            PICTURES,
+            ("RestorationMetrics",),
+            "image: 7x3",
+            "'image' is 7x3 and 0 pixels are left out on each side; SSIM needs 11x11 pixels inside,"
+            " so take a smaller border or larger images.",
+            every_image(width=7, height=3),
+        ),
+    ]
+
+
+def batch_rows() -> list[Row]:
+    two = {"picture": picture(batch=2), "other": picture(batch=3)}
+    fits_not = "'{}' has 3 pictures for 2 images; give one or as many."
+    finish = ("RestorationFinish",)
+    return [
+        Row(
+            BATCHES,
+            ("RestorationColorFix", "RestorationMetrics"),
+            "reference: three pictures for two images",
+            fits_not.format("reference"),
+            on(
+                {
+                    name: {**part, "inputs": {**part["inputs"], "height": 16, "width": 16}}
+                    for name, part in two.items()
+                }
+            ),
+        ),
+        Row(
+            BATCHES,
+            finish,
+            "reference: three pictures for two images",
+            fits_not.format("reference"),
+            on(two, reference=["other", 0], color_fix="adain"),
+        ),
+        Row(
+            BATCHES,
+            finish,
+            "original: three pictures for two images",
+            fits_not.format("original"),
+            on(two, original=["other", 0], mask=["mask", 0]),
+        ),
+        Row(
+            BATCHES,
+            ("RestorationFidelitySweep",),
+            "batches of two and of three",
+            "'image0' has 2 pictures and another input has 3; give each one picture or as many as"
+            " the others.",
+            on(two, **{"images.image1": ["other", 0]}),
+        ),
+        Row(
+            BATCHES,
+            ("RestorationColorFix",),
+            "reference: one picture for two images",
+            "works, it serves both",
+            on({"picture": picture(batch=2)}),
+            "works",
+            lambda _: (2, 8, 8),
+        ),
+        Row(
+            BATCHES,
+            ("DiffBIRLatentGuidance",),
+            "image: two targets for one picture",
+            "the guidance has 2 targets for 1 pictures; give one, or one for each.",
+            on({"guide": picture(batch=2)}),
+            "elsewhere",
+        ),
+        Row(
+            BATCHES,
+            ("DiffBIRLatentGuidance",),
+            "image: larger than the latent",
+            "the target of the guidance is 80 x 80, and the latent that is sampled decodes to 64 x"
+            " 64. Connect the image that the latent was made for: the result of stage 1, at its own"
+            " size or padded.",
+            on({"guide": picture(width=80, height=80)}),
+            "elsewhere",
+        ),
+        Row(
+            BATCHES,
+            ("RestorationColorFix",),
+            "reference: another size",
+            "'image' is 8x8 (batch 1) and 'reference' 9x8 (batch 1); resize the reference to"
+            " the size of the image.",
+            on({"other": picture(width=9)}),
+        ),
+        Row(
+            BATCHES,
+            ("RestorationMetrics",),
+            "reference: another size",
+            "'image' is 8x8 and 'reference' 9x8; resize one to the size of the other.",
+            on({"other": picture(width=9)}),
+        ),
+        Row(
+            BATCHES,
+            finish,
+            "original: another size",
+            "'original' is 9x8 and the picture 8x8; they must be of one size.",
+            on({"other": picture(width=9)}, original=["other", 0], mask=["mask", 0]),
+        ),
+        Row(
+            BATCHES,
+            finish,
+            "width: more than the image has",
+            "the image is 8x8, smaller than the width and height to crop to, 100x8. Connect the"
+            " width and height of the conditioning node.",
+            on(width=100),
+        ),
+        Row(
+            BATCHES,
+            finish,
+            "color_fix without a reference",
+            "the colour fix 'wavelet' needs a picture at 'reference'; connect the image before its"
+            " restoration, or choose 'none'.",
+            on(color_fix="wavelet"),
+        ),
+        Row(
+            BATCHES,
+            ("RestorationFidelitySweep",),
+            "labels: two lines for one image",
+            "'labels' has 2 lines for 1 images; write one line for each image, or none.",
+            on(labels="a\nb"),
+        ),
+    ]
+
+
+def mask_rows() -> list[Row]:
+    filling = ("ResShiftConditioning", "ResShiftRestoreImage")
+    finish = ("RestorationFinish",)
+    sides = {"ResShiftConditioning": 32, "ResShiftRestoreImage": 8, "RestorationFinish": 8}
+
+    def masked(**values: Any) -> Callable[[str], Prompt]:
+        def prompt(node_id: str) -> Prompt:
+            links = {"original": ["other", 0]} if node_id in finish else FILLING
+            return graph(node_id, {"mask": mask(**values)}, mask=["mask", 0], **links)
+
+        return prompt
+
+    def size(node_id: str) -> Size:
+        return (1, sides[node_id], sides[node_id])
+
+    return [
+        Row(
+            MASKS,
+            (*filling, *finish),
+            "mask: another size",
+            "'mask' is 9x8 and the image 8x8; resize the mask to the size of the image.",
+            masked(width=9),
+        ),
+        Row(
+            MASKS,
+            filling,
+            "mask: three for one image",
+            "'mask' has 3 masks for 1 images; give one mask or one for each.",
+            masked(batch=3),
+        ),
+        Row(
+            MASKS,
+            finish,
+            "mask: three for one image",
+            "'mask' has 3 pictures for 1 images; give one or as many.",
+            masked(batch=3),
+        ),
+        Row(
+            MASKS,
+            (*filling, *finish),
+            "mask: NaN",
+            "'mask' has NaN or infinite values; mend or replace the node that made it.",
+            masked(value="nan"),
+        ),
+        *(
+            Row(
+                MASKS,
+                (*filling, *finish),
+                f"mask: all {value}",
+                outcome,
+                masked(value=value),
+                "works",
+                size,
+            )
+            for value, outcome in (
+                ("0", "works, the picture stays as it is; the log says so"),
+                ("1", "works, all of it is made anew"),
+                ("7", "works, as 1"),
+            )
+        ),
+        Row(
+            MASKS,
+            filling,
+            "a mask for a model that takes none",
+            "this model (super-resolution) takes no mask. Disconnect it, or load an inpainting"
+            " model; to keep pixels, connect the mask to 'Finish Restoration'.",
+            on(mask=["mask", 0]),
+        ),
+        Row(
+            MASKS,
+            filling,
+            "no mask for a model that fills holes",
+            "this model fills holes: connect a mask, 1 where pixels are missing.",
+            on(**FILLING),
+        ),
+        Row(
+            MASKS,
+            finish,
+            "mask without original",
+            "'original' and 'mask' belong together: connect both or neither.",
+            on(mask=["mask", 0]),
+        ),
+    ]
+
+
+def number_rows() -> list[Row]:
+    seeded = {
+        "ResidualShiftSampler": 32,
+        "ResShiftRestoreImage": 32,
+        "DiffBIRConditioning": 64,
+        "DiffBIRSampler": 64,
+        "DiffBIRRestoreImage": 8,
+        "RestorationDegrade": 8,
+    }
+
+    def at_seed(seed: int) -> Callable[[str], Prompt]:
+        def prompt(node_id: str) -> Prompt:
+            used = {"noise_aug": 1} if node_id == "DiffBIRConditioning" else {}
+            return graph(node_id, seed=seed, **used)
+
+        return prompt
+
+    def refused(nodes: tuple[str, ...], use: str, says: str, **inputs: Any) -> Row:
+        return Row(NUMBERS, nodes, use, says, on(**inputs), "refused")
+
+    enlarging = ("DiffBIRRemoveDegradation", "DiffBIRRestoreImage")
+    return [
+        *(
+            Row(
+                NUMBERS,
+                tuple(seeded),
+                f"seed: {seed}",
+                "works",
+                at_seed(seed),
+                "works",
+                lambda node_id: (1, seeded[node_id], seeded[node_id]),
+            )
+            for seed in (0, LAST_SEED)
+        ),
+        refused(
+            tuple(seeded),
+            "seed: one more than the last",
+            f"Value {LAST_SEED + 1} bigger than max of {LAST_SEED}: seed",
+            seed=LAST_SEED + 1,
+        ),
+        refused(tuple(seeded), "seed: -1", "Value -1 smaller than min of 0: seed", seed=-1),
+        Row(
+            NUMBERS,
+            ("ResidualShiftSampler", "ResShiftRestoreImage", "ResidualShiftScheduler"),
+            "steps: 0",
+            "works, takes as many as the model was made for",
+            on(steps=0),
+            "works",
+            lambda node_id: None if node_id == "ResidualShiftScheduler" else (1, 32, 32),
+        ),
+        Row(
+            NUMBERS,
+            ("DiffBIRSampler",),
+            "steps: 0",
+            "works, takes the preset's",
+            on(steps=0, preset="v2.1"),
+            "works",
+            lambda _: (1, 64, 64),
+        ),
+        refused(
+            ("DiffBIRSpacedScheduler", "ResShiftModelSampling"),
+            "steps: 0",
+            "Value 0 smaller than min of 2: steps",
+            steps=0,
+        ),
+        refused(
+            ("ResidualShiftSampler", "ResShiftRestoreImage", "DiffBIRSampler"),
+            "steps: a million",
+            "Value 1000000 bigger than max of 1000: steps",
+            steps=1_000_000,
+        ),
+        refused(
+            enlarging,
+            "scale: a million",
+            "Value 1000000.0 bigger than max of …: scale",
+            scale=1e6,
+        ),
+        refused(
+            (*enlarging, "RestorationDegrade"),
+            "scale: -1",
+            "Value -1… smaller than min of …: scale",
+            scale=-1,
+        ),
+        Row(
+            NUMBERS,
+            enlarging,
+            "scale: 8 for a side of 2100",
+            "'scale' makes 16800x32 of the image's 2100x4, and no side may exceed 16384; use a"
+            " smaller scale.",
+            on({"picture": picture(width=2100, height=4)}, scale=8.0),
+        ),
+        Row(
+            NUMBERS,
+            enlarging,
+            "scale: 0.1 for a side of 8",
+            "'scale' is 0.1, which leaves nothing of an image of 8x8; use a larger one.",
+            on(scale=0.1),
+        ),
+        Row(
+            NUMBERS,
+            ("RestorationDegrade",),
+            "scale: 16 for a side of 8",
+            "'image' is 8x8, which leaves nothing at a 'scale' of 16; choose a smaller scale or a"
+            " larger image.",
+            on(scale=16),
+        ),
+        Row(
+            NUMBERS,
+            ("RestorationDegrade",),
+            "blur_min above blur_max",
+            "'blur_min' is 5, which is more than 'blur_max', 1; exchange them, or set both.",
+            on(blur_min=5.0, blur_max=1.0),
+        ),
+        Row(
+            NUMBERS,
+            ("ResShiftModelSampling",),
+            "min_noise_level above etas_end",
+            "min_noise_level 0.9 and etas_end 0.3 must lie in (0, 1), and the first sqrt(eta),"
+            " 0.45, below etas_end.",
+            on(min_noise_level=0.9, etas_end=0.3),
+        ),
+        Row(
+            NUMBERS,
+            ("RestorationTiles",),
+            "tile_overlap: as large as the tile",
+            "'tile_overlap' is 64; it must be less than 'tile', 64. A quarter of it is usual.",
+            on(tile=64, tile_overlap=64),
+        ),
+        Row(
+            NUMBERS,
+            ("DiffBIRRemoveDegradation",),
+            "tile_overlap: as large as the tile",
+            "'tile_overlap' is 64; it must be less than 'tile', 64. Half of it is usual.",
+            on(tile=64, tile_overlap=64),
+        ),
+        Row(
+            NUMBERS,
+            ("DiffBIRLatentGuidance",),
+            "weighting 'edges' in space 'latent'",
+            "weighting 'edges' is made from a picture's edges and cannot weight latents. Set"
+            " 'space' to 'rgb', or 'weighting' to 'none'.",
+            on(weighting="edges"),
+        ),
+        refused(
+            ("DiffBIRConditioning",),
+            "noise_aug: 1000",
+            "Value 1000 bigger than max of 999: noise_aug",
+            noise_aug=1000,
+        ),
+        refused(
+            ("RestorationMetrics",),
+            "border: a million",
+            "Value 1000000 bigger than max of 1024: border",
+            border=1_000_000,
+        ),
+    ]
+
+
+def run_rows() -> list[Row]:
+    stopped = "stops there, and the next run is clean"
+    many = {name: picture(batch=1000, height=16, width=16) for name in ("picture", "other")}
+
+    def row(nodes: tuple[str, ...], use: str, prompt: Callable[[str], Prompt]) -> Row:
+        return Row(RUNS, nodes, f"interrupted {use}", stopped, prompt, "interrupted")
+
+    def at_ksampler(node_id: str) -> Prompt:
+        guided = {"space": "rgb", "scale": 1.0} if node_id == "DiffBIRLatentGuidance" else {}
+        prompt = graph(node_id, **guided)
+        prompt["sampler"]["inputs"]["steps"] = 500
+        return prompt
+
+    loaders = tuple(LOADERS)
+    return [
+        row(
+            (
+                "ResidualShiftSampler",
+                "ResShiftRestoreImage",
+                "DiffBIRSampler",
+                "DiffBIRRestoreImage",
+            ),
+            "between steps",
+            on(steps=500),
+        ),
+        row(
+            (
+                "ResShiftModelSampling",
+                "DiffBIRLatentGuidance",
+                "DiffBIRDynamicCFG",
+                "RestorationTiles",
+            ),
+            "in ComfyUI's KSampler",
+            at_ksampler,
+        ),
+        row(
+            ("DiffBIRRemoveDegradation",),
+            "between tiles",
+            on({"picture": picture(width=1024, height=1024)}, tile=64, tile_overlap=32),
+        ),
+        row(
+            ("RestorationDegrade", "RestorationMetrics", "RestorationFidelitySweep"),
+            "between pictures",
+            on(many),
+        ),
+        Row(
+            RUNS,
+            loaders,
+            "its file is removed between two runs",
+            "Value not in list: …: 'removed.…' not in …",
+            file_in("removed"),
+            "removed",
+        ),
+        Row(
+            RUNS,
+            loaders,
+            "its file is removed while the run waits",
+            "'removed.…' is not in models/… any more. Put it back or choose another file.",
+            file_in("removed"),
+            "lost",
+        ),
+    ]
+
+
+ROWS: tuple[Row, ...] = (
+    *file_rows(),
+    *connection_rows(),
+    *picture_rows(),
+    *batch_rows(),
+    *mask_rows(),
+    *number_rows(),
+    *run_rows(),
+)
+CASES: dict[str, tuple[Row, str]] = {
+    f"{node_id}: {row.use}{f' ({row.outcome})' if row.kind == 'works' else ''}": (row, node_id)
+    for row in ROWS
+    for node_id in row.nodes
+}
