@@ -37,6 +37,7 @@ PAGE = "bundled-model-figures.md"
 SHEET = "bundled-model.png"
 BUNDLED = "bundled"
 DETERMINISTIC = "bundled, randomness 0"
+ONE_STEP = "bundled, 1 step"
 COLUMNS = {
     "psnr": ("PSNR", "{:.2f}"),
     "ssim": ("SSIM", "{:.3f}"),
@@ -121,14 +122,19 @@ def run_judging(settings: JudgeSettings, folder: Path | None) -> bool:
     pictures = {
         "bicubic": enlarge_all(cases),
         "teacher": [case.teacher for case in cases],
-        BUNDLED: restore_cases(model, vae, cases, randomness=1.0),
+        BUNDLED: restore_cases(model, vae, cases),
         DETERMINISTIC: restore_cases(model, vae, cases, randomness=0.0),
+        ONE_STEP: restore_cases(model, vae, cases, steps=1),
     }
     figures = judge(cases, pictures, FeatureDistance())
     targets = check_targets(figures)
     machine = describe_machine(model)
     if settings.times_speed:
-        machine = f"{machine}: {time_restoration(model, vae):.1f} s from 256x256 to 1024x1024"
+        seconds, seconds_of_one = (time_restoration(model, vae, steps) for steps in (0, 1))
+        machine = (
+            f"{machine}: {seconds:.1f} s from 256x256 to 1024x1024,"
+            f" {seconds_of_one:.1f} s with 1 step"
+        )
     lines = [machine, "", *format_table(figures), "", *(f"- {target}" for target in targets)]
     print("\n".join(lines))
     if folder is not None:
@@ -141,12 +147,19 @@ def run_judging(settings: JudgeSettings, folder: Path | None) -> bool:
     return all(target.is_met for target in targets)
 
 
-def restore_cases(model: Any, vae: Any, cases: list[Case], *, randomness: float) -> list[Tensor]:
-    """Return every case restored as `Restore Image (ResShift)` does, with a fixed seed."""
+def restore_cases(model: Any, vae: Any, cases: list[Case], **options: Any) -> list[Tensor]:
+    """Return every case restored as `Restore Image (ResShift)` does, with a fixed seed.
+
+    Args:
+        model: The MODEL.
+        vae: Its VAE.
+        cases: What is restored.
+        **options: Those of `restore_with_resshift`.
+    """
     restored = []
     for case in cases:
         image = planes_to_image(case.lq)
-        result = restore_with_resshift(model, vae, image, seed=SEED, randomness=randomness)
+        result = restore_with_resshift(model, vae, image, seed=SEED, **options)
         restored.append(image_to_planes(result)[0])
     return restored
 
@@ -237,9 +250,12 @@ def describe_machine(model: Any) -> str:
     return f"{device_name(device)}{threads}, torch {torch.__version__}, {dtype}"
 
 
-def time_restoration(model: Any, vae: Any) -> float:
-    """Return the seconds that a square picture of 256 pixels takes, the model being loaded."""
+def time_restoration(model: Any, vae: Any, steps: int) -> float:
+    """Return the seconds that a square picture of 256 pixels takes, the model being loaded.
+
+    0 steps are as many as the model is made for.
+    """
     image = torch.rand(1, SPEED_SIDE, SPEED_SIDE, 3, generator=torch.Generator().manual_seed(0))
     start = time.perf_counter()
-    restore_with_resshift(model, vae, image, seed=SEED)
+    restore_with_resshift(model, vae, image, seed=SEED, steps=steps)
     return time.perf_counter() - start

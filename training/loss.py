@@ -33,9 +33,9 @@ class LossWeights:
     """
 
     absolute: float = 0.1
-    feature: float = 0.02
+    feature: float = 0.012
     feature_share: float = 0.34
-    energy: float = 0.012
+    energy: float = 0.006
     photograph: float = 0.1
 
 

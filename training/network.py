@@ -36,7 +36,7 @@ CONFIG = SwinUNetConfig(
     mlp_ratio=2.0,
     image_size=32,
 )
-SCHEDULE = ResShiftSchedule(steps=4, kappa=0.05, min_noise_level=0.2)
+SCHEDULE = ResShiftSchedule(steps=4, kappa=2.0, min_noise_level=0.2)
 PREDICT_TYPE = "residual"
 EDGE_GAIN = 5.0
 NOISE_GAIN = 0.6
