@@ -99,7 +99,7 @@ def test_the_bundled_model_is_judged_by_the_pipeline_and_written(tmp_path, capsy
     printed = capsys.readouterr().out
     page = (tmp_path / PAGE).read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| heavy |")]
-    assert len(rows) == 4
+    assert len(rows) == 5
     assert all(row in printed for row in rows)
     assert len([line for line in page.splitlines() if line.startswith(("- met", "- missed"))]) == 8
     assert SHEET in page
