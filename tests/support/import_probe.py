@@ -70,6 +70,7 @@ def main() -> None:
 
     known = dict(nodes.NODE_CLASS_MAPPINGS)
     menus = {name: repr(node.INPUT_TYPES()) for name, node in known.items()}
+    tempfile.gettempdir()  # found out once, by whoever asks first; here by watching()
     modules = set(sys.modules)
     files = {file_of(name) for name in modules} - {None}
     own = pack.replace(".", "_x_")  # ComfyUI's name for the module of a pack
