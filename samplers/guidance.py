@@ -69,7 +69,7 @@ def edge_weights(target: Tensor) -> Tensor:
     Args:
         target: `(B, 3, H, W)` picture in [-1, 1]; H and W even.
     Returns:
-        `(B, 1, H, W)` in (0, 1], equal within aligned blocks of 2x2 pixels.
+        `(B, 1, H, W)` in [0, 1], equal within aligned blocks of 2x2 pixels.
 
     Source: Lin et al. 2023 (arXiv 2308.15070), "region-adaptive restoration guidance".
     """
