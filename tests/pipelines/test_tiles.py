@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import comfy.model_management
@@ -13,14 +14,19 @@ import nodes
 from pack.pipelines import tiles
 from pack.pipelines.conditioning import prepare_resshift
 from pack.pipelines.control import prepare_diffbir
+from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
+from pack.pipelines.restore import restore_with_resshift
+from pack.pipelines.restore_diffbir import restore_with_diffbir
 from pack.pipelines.sampling import sample_resshift
-from pack.pipelines.tiles import patch_tiles
+from pack.pipelines.tiles import TileSettings, patch_tiles
 from pack.tests.support.diffbir import (
     golden_texts,
     projection_vae,
     text,
     tiny_control_net,
     tiny_model,
+    tiny_vae,
+    tiny_weights,
 )
 from pack.tests.support.golden import assert_close, golden_case
 from pack.tests.support.tiny import picture
@@ -46,6 +52,13 @@ def sd():
 @pytest.fixture(scope="module")
 def control_net(tmp_path_factory):
     return tiny_control_net(tmp_path_factory.mktemp("control"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """DiffBIR's networks with a VAE whose pixels see their neighbours."""
+    with torch.inference_mode():
+        return tiny_weights(tmp_path_factory.mktemp("weights"), vae=tiny_vae())
 
 
 def denoise(
@@ -203,32 +216,88 @@ def test_an_axis_shorter_than_the_tile_is_not_cut(sd):
     assert torch.isfinite(tiled).all()
 
 
-def test_it_goes_on_with_smaller_tiles_when_memory_runs_out(sd, caplog):
-    model = patch_tiles(sd, 192, 64)
-    full = {"calls": 0}
+def force_free_memory(monkeypatch, free: float) -> None:
+    monkeypatch.setattr(
+        comfy.model_management,
+        "get_free_memory",
+        lambda device=None, torch_free_too=False: (free, free) if torch_free_too else free,
+    )
 
-    def fails_on_large(executor, inner, conds, x, timestep, options):
-        if x.shape[-1] > 16:
-            full["calls"] += 1
-            raise comfy.model_management.OOM_EXCEPTION("out of memory")
+
+def watch_widths(model: Any) -> tuple[Any, list[int]]:
+    """Return a clone of a MODEL and the widths of what its network is called with."""
+    widths: list[int] = []
+
+    def watch(executor, inner, conds, x, timestep, options):
+        widths.append(x.shape[-1])
         return executor(inner, conds, x, timestep, options)
 
-    model.add_wrapper_with_key("calc_cond_batch", "small_device", fails_on_large)
-    out = denoise(model, noise(), text(1), text(2))
-    assert torch.isfinite(out).all()
-    assert full["calls"] == 1
-    assert "goes on with 128" in caplog.text
+    patched = model.clone()
+    patched.add_wrapper_with_key("calc_cond_batch", "watch", watch)
+    return patched, widths
 
 
-def test_too_little_memory_for_smaller_tiles_is_out_of_memory(sd):
-    model = patch_tiles(sd, 128, 64)
-
-    def fails(*_):
-        raise comfy.model_management.OOM_EXCEPTION("out of memory")
-
-    model.add_wrapper_with_key("calc_cond_batch", "small_device", fails)
-    with pytest.raises(comfy.model_management.OOM_EXCEPTION):
+@pytest.mark.parametrize(("fitting", "used"), [((16, 16), 16), ((24, 40), 40), ((1, 1), 8)])
+def test_the_tile_by_memory_is_the_largest_that_fits(sd, monkeypatch, caplog, fitting, used):
+    free = 1.5 * sd.model.memory_required([1, 4, *fitting])
+    force_free_memory(monkeypatch, free)
+    model, widths = watch_widths(patch_tiles(sd, 512, 64, choice="auto (by memory)"))
+    with caplog.at_level(logging.INFO, "resshift-diffbir"):
         denoise(model, noise(), text(1), text(2))
+    assert set(widths) == {used}
+    assert f"tiles of {8 * used} pixels, for which memory is free" in caplog.text
+
+
+def test_by_memory_a_picture_that_fits_is_denoised_whole(sd, control_net, monkeypatch):
+    conds = with_control(control_net, picture(192, 320))
+    whole = denoise(sd, noise(), *conds)
+    force_free_memory(monkeypatch, 1 << 40)
+    model = patch_tiles(sd, 64, 16, choice="auto (by memory)")
+    assert torch.equal(denoise(model, noise(), *conds), whole)
+
+
+def test_a_fixed_tile_does_not_depend_on_free_memory(sd, monkeypatch):
+    model = patch_tiles(sd, 128, 64)
+    results = []
+    for free in (1 << 20, 1 << 40):
+        force_free_memory(monkeypatch, free)
+        results.append(denoise(model, noise(), text(1), text(2)))
+    # ComfyUI joins the two branches in one call where memory is there.
+    assert_close(*results, 1e-4)
+
+
+def test_an_unknown_choice_of_the_tile_is_refused(sd):
+    with pytest.raises(ValueError, match=r"one of fixed, auto \(by memory\), not 'large'"):
+        patch_tiles(sd, 128, 64, choice="large")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("least", [True, False])
+def test_resshift_by_memory_is_cut_where_memory_is_short(sr, monkeypatch, caplog, least):
+    model, vae = sr
+    image = picture(24, 72)
+    whole = restore_with_resshift(model, vae, image, seed=3, tiles=TileSettings("off"))
+    force_free_memory(monkeypatch, 1 if least else 1 << 40)
+    tiles = TileSettings(choice="auto (by memory)")
+    with caplog.at_level(logging.INFO, "resshift-diffbir"):
+        cut = restore_with_resshift(model, vae, image, seed=3, tiles=tiles)
+    assert torch.equal(cut, whole) is not least
+    assert ("the VAE takes tiles of 128 pixels" in caplog.text) is least
+
+
+def test_diffbir_by_memory_is_cut_in_every_stage(weights, monkeypatch, caplog):
+    options: dict[str, Any] = {
+        "preset": DIFFBIR_PRESETS["v2"], "steps": 2, "cfg": 1.0, "rules": "none"
+    }  # fmt: skip
+    image = picture(64, 64)
+    whole = restore_with_diffbir(weights, image, seed=3, tiles=TileSettings("off"), **options)
+    force_free_memory(monkeypatch, 1)
+    tiles = TileSettings(choice="auto (by memory)")
+    with caplog.at_level(logging.INFO, "resshift-diffbir"):
+        cut = restore_with_diffbir(weights, image, seed=3, tiles=tiles, **options)
+    assert cut.shape == whole.shape
+    assert not torch.equal(cut, whole)
+    for said in ("64x64, tiles of 64", "the VAE takes tiles of 128", "tiles of 64 pixels, for"):
+        assert said in caplog.text
 
 
 def test_room_is_made_for_a_tile_not_for_the_whole(sd, monkeypatch):
