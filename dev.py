@@ -38,6 +38,7 @@ PACK_NAME = "resshift-diffbir"
 # compiled part refuses another torch.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 BENCH_SCRIPTS = {
+    "--curve": "curve.py",
     "--quality": "quality.py",
     "--import": "import_time.py",
     "--help-pictures": "help_pictures.py",
@@ -103,7 +104,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     serve.set_defaults(command=run_serve)
     bench = commands.add_parser(
         "bench",
-        help="speed and memory; --quality, --import, --help-pictures: see benchmarks/README.md",
+        help="speed and memory; --curve, --quality, --import, --help-pictures: see benchmarks/README.md",
         add_help=False,
     )
     bench.set_defaults(command=run_bench)

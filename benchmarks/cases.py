@@ -12,6 +12,7 @@ import comfy.model_management
 import comfy.ops
 import comfy.utils
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
@@ -97,6 +98,28 @@ def build(kind: str, size: int, batch: int, precision: str, folder: Path) -> Bui
     latent = torch.randn(batch, vae.latent_channels, side, side)
     estimated = vae.memory_used_decode(latent.shape, vae.vae_dtype)
     return BuiltCase(lambda: vae.decode(latent), estimated)
+
+
+@torch.inference_mode()
+def compare_codes(precision: str, side: int, folder: Path) -> dict[str, float]:
+    """Return what a precision changes in the VQ autoencoder.
+
+    Returns:
+        `changed_codes`, the share of latents that fall to another code than in float32, and
+        `decoded_db`, the PSNR of one float32 latent decoded in the precision and in float32.
+    """
+    exact, coarse = (load_vq_vae(folder / VQ_FILE, dtype=each) for each in ("fp32", precision))
+    coarse_image = torch.rand(1, side // 8, side // 8, 3).movedim(-1, 1)
+    image = F.interpolate(coarse_image, size=(side, side), mode="bicubic").clamp(0, 1)
+    image = image.movedim(1, -1)
+    latent = exact.encode(image)
+    nearest = exact.first_stage_model.quantize.nearest
+    changed = nearest(latent) != nearest(coarse.encode(image))
+    error = (exact.decode(latent) - coarse.decode(latent)).square().mean()
+    return {
+        "changed_codes": changed.float().mean().item(),
+        "decoded_db": -10 * math.log10(error.item()),
+    }
 
 
 def build_unet(size: int, batch: int, precision: str, folder: Path) -> BuiltCase:

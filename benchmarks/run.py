@@ -76,6 +76,7 @@ FULL = (
     Case("encode", 1024),
     Case("decode", 1024),
     Case("restore", 64),
+    Case("restore", 128),
     Case("bundled", 256),
     Case("swinir", 512),
     Case("bsrnet", 128),
@@ -148,6 +149,10 @@ def measure(cases: Sequence[Case], arguments: argparse.Namespace) -> dict[str, A
                 found = run_worker({**job, **wanted, "seconds": arguments.seconds})
                 results.append({"name": case.name, **wanted, **found})
                 print(f"{found['seconds']:.3g} s", file=sys.stderr, flush=True)
+        codes = None
+        if "bf16" in precisions and any(case.kind in ("encode", "decode") for case in cases):
+            wanted = {"kind": "codes", "size": 64 if arguments.tiny else 256, "precision": "bf16"}
+            codes = {**wanted, **run_worker({**job, **wanted})}
     # The best of all: other work on the machine slows a single measurement.
     rates = {
         precision: max(one["matmul"] for one in results if one["precision"] == precision)
@@ -156,7 +161,12 @@ def measure(cases: Sequence[Case], arguments: argparse.Namespace) -> dict[str, A
     for result in results:
         result["flops_per_second"] = result["flops"] / result["seconds"]
         result["fraction"] = result["flops_per_second"] / rates[result["precision"]]
-    return {"machine": machine, "matmul_flops_per_second": rates, "results": results}
+    return {
+        "machine": machine,
+        "matmul_flops_per_second": rates,
+        "results": results,
+        "codes": codes,
+    }
 
 
 def run_worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -188,6 +198,13 @@ def format_report(report: dict[str, Any]) -> str:
     for row in rows:
         cells = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
         lines.append("  ".join(cells))
+    codes = report.get("codes")
+    if codes:
+        lines += [
+            "",
+            f"vq {codes['size']} px in {codes['precision']}: {codes['changed_codes']:.1%} of the codes"
+            f" changed, one latent decoded {codes['decoded_db']:.1f} dB from fp32",
+        ]
     return "\n".join(lines)
 
 

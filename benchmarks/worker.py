@@ -37,6 +37,8 @@ def main() -> None:
             "comfyui": comfyui_version.__version__,
             "vae_attention": vae_attention().__name__,
         }
+    elif job["kind"] == "codes":
+        found = cases.compare_codes(job["precision"], job["size"], folder)
     else:
         case = cases.build(job["kind"], job["size"], job["batch"], job["precision"], folder)
         found = measuring.measure(case.call, device, job["seconds"])

@@ -26,10 +26,12 @@ LATENT_KEY = "concat_latent_image"
 LQ_KEY = "resshift_lq"
 MASK_KEY = "resshift_mask"
 
-# Elements held at the peak of a call per latent pixel and channel of the first level. Measured with
-# benchmarks/run.py as growth of the process on a CPU, fp32, released configuration: 55 at 64x64,
-# 47 in a batch of four, 43 at 128x128. Attention that holds no scores needs less.
-PEAK_ELEMENTS = 48
+# Elements held at the peak of a call per latent pixel and channel of the first level, and bytes of
+# scratch that libraries take whatever the size. Measured as growth of a process on a CPU at 64x64 to
+# 256x256, batches to four, fp32 and bf16: 21.3 to 22.5 elements for the released configuration, 17
+# to 18.5 for the bundled one, and 17 to 25 MiB.
+PEAK_ELEMENTS = 20
+SCRATCH_BYTES = 20 << 20
 
 
 class ResShiftLatent(comfy.latent_formats.LatentFormat):
@@ -156,7 +158,7 @@ class ResShiftModel(comfy.model_base.BaseModel):
         height, width = (-(-side // multiple) * multiple for side in input_shape[2:4])
         elements = input_shape[0] * height * width * self.network_config.model_channels
         size = comfy.model_management.dtype_size(self.get_dtype_inference())
-        return elements * PEAK_ELEMENTS * size
+        return elements * PEAK_ELEMENTS * size + SCRATCH_BYTES
 
     def state_dict_for_saving(
         self,

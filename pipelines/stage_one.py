@@ -56,9 +56,9 @@ LONGEST_SIDE_PX = 16384
 OFFICIAL_NETWORKS = ("SwinIR", "SCUNet", "ESRGAN")
 
 # Peak of activations per output pixel, measured at the released widths in float32 on the CPU
-# (848, 3020 and 775), and a third more for the work space of other devices.
-BYTES_PER_PIXEL = {"SwinIR": 1130, "SCUNet": 4030, "ESRGAN": 1030}
-BYTES_PER_PIXEL_OF_OTHERS = 4030
+# (848, 3020 and 775), and a fifth more for what libraries and other devices need to work.
+BYTES_PER_PIXEL = {"SwinIR": 1020, "SCUNet": 3620, "ESRGAN": 930}
+BYTES_PER_PIXEL_OF_OTHERS = 3620
 
 # Rules by which the image is enlarged before the network.
 ENLARGES_FIRST = ("SwinIR", "SCUNet")
@@ -152,7 +152,7 @@ def remove_degradation(
         f"tiles of {used_tile}" if used_tile else "whole",
     )
     keeps_on = comfy.model_management.intermediate_device()
-    with _loaded(network, _memory_required(network, size, used_tile)) as device:
+    with _loaded(network, estimate_memory(network, size, used_tile)) as device:
         runner = _Runner(
             network,
             device,
@@ -317,7 +317,8 @@ def _loaded(network: spandrel.ImageModelDescriptor, memory_required: int) -> Ite
         network.to("cpu")
 
 
-def _memory_required(network: spandrel.ImageModelDescriptor, size: Size, tile: int) -> int:
+def estimate_memory(network: spandrel.ImageModelDescriptor, size: Size, tile: int) -> int:
+    """Return the bytes that a network needs besides weights for a picture of `size`, or a tile."""
     h, w = (tile, tile) if tile else size
     per_pixel = BYTES_PER_PIXEL.get(network.architecture.id, BYTES_PER_PIXEL_OF_OTHERS)
     return h * w * network.scale**2 * per_pixel

@@ -14,8 +14,8 @@ import torch
 from comfy.ldm.modules.diffusionmodules.model import Decoder, Encoder, pytorch_attention
 from torch import Tensor, nn
 
-# Distances held at once while codes are searched, 64 MiB in float32.
-MAX_DISTANCES = 1 << 24
+# Distances held at once while codes are searched, 16 MiB in float32.
+MAX_DISTANCES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ class Codebook(nn.Module):
         points = latent.movedim(1, -1).flatten(0, 2)  # (B H W, embed_dim)
         code_norms = codes.square().sum(dim=1)
         rows = max(1, MAX_DISTANCES // codes.shape[0])
+        # The square of the point itself is left out: it is the same for all codes.
         found = [
-            (chunk.square().sum(dim=1, keepdim=True) + code_norms - 2 * chunk @ codes.T).argmin(1)
+            torch.addmm(code_norms, chunk, codes.T, alpha=-2).argmin(1)
             for chunk in points.split(rows)
         ]
         b, _, h, w = latent.shape

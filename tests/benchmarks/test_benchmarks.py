@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from pack.benchmarks import run
 
@@ -83,9 +86,46 @@ def test_the_command_writes_a_table_and_json(tmp_path, capsys):
     assert (result["name"], result["batch"]) == ("vq decode 64 px", 1)
     rate = report["matmul_flops_per_second"]["bf16"]
     assert result["fraction"] == pytest.approx(result["flops"] / result["seconds"] / rate)
-    assert "vq decode 64 px" in capsys.readouterr().out
+    assert 0 <= report["codes"]["changed_codes"] < 0.5
+    printed = capsys.readouterr().out
+    assert "vq decode 64 px" in printed
+    assert "of the codes changed" in printed
 
 
 def test_a_case_that_does_not_exist_is_an_error(capsys):
     assert run.main(["--only", "nothing of the kind"]) == 1
     assert "nothing of the kind" in capsys.readouterr().err
+
+
+POINTS = [
+    {"side": side, "precision": "fp32", "seconds": seconds, "peak_bytes": peak}
+    for side, seconds, peak in ((256, 0.5, 40 << 20), (512, 2.0, None))
+]
+
+
+@pytest.fixture
+def curve(monkeypatch):
+    """Return the script as a module; beside it lies what it imports."""
+    monkeypatch.syspath_prepend(str(Path(run.__file__).parent))
+    return importlib.import_module("curve")
+
+
+def test_the_curves_table_holds_seconds_for_each_megapixel(curve):
+    lines = [line.split() for line in curve.format_table(POINTS).splitlines()]
+    assert lines[1] == ["256x256", "fp32", "0.5", "7.63", "40"]
+    assert lines[2] == ["512x512", "fp32", "2", "7.63", "-"]
+
+
+def test_the_curve_is_drawn(curve, tmp_path):
+    curve.draw_plot(POINTS, tmp_path / curve.PLOT)
+    width, height = Image.open(tmp_path / curve.PLOT).size
+    assert width > height > 300
+
+
+@pytest.mark.comfy
+@pytest.mark.slow
+def test_the_command_measures_the_curve(curve, tmp_path, capsys):
+    arguments = ["--largest", "256", "--precision", "bf16", "--seconds", "0", "--threads", "1"]
+    assert curve.main([*arguments, "--output", str(tmp_path)]) == 0
+    assert "256x256" in capsys.readouterr().out
+    assert (tmp_path / curve.PLOT).is_file()
