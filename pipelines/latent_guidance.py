@@ -29,6 +29,8 @@ from ..samplers.guidance import (
     posterior_mean_weight,
 )
 from .control import check_vae_is_there
+from .tiled_decoding import TiledDecoder
+from .tiles import Grid, Window, current_tile
 
 GuidanceSpace = Literal["latent", "rgb"]
 GUIDANCE_SPACES: tuple[str, ...] = get_args(GuidanceSpace)
@@ -40,6 +42,10 @@ LARGEST_PADDING_PX = 63
 # Memory of decoding with its gradient, as a multiple of ComfyUI's estimate for decoding alone: 2.6 of
 # it is kept for the gradient of SD's decoder, measured, and the rest is for what comes and goes.
 GRADIENT_MEMORY = 3.5
+# Decoding with its gradient is cut into tiles like those of the MODEL, or else into these, for which
+# SD's decoder needs 4 GB in bf16.
+TILE_PX = 512
+TILE_OVERLAP_PX = 128
 # A move in pixels is shortened at most this often: the decoder is not linear on long moves.
 MOST_SHORTENINGS = 8
 
@@ -275,46 +281,67 @@ def _pixel_pull(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a function that pulls predictions by the gradient of the decoded pictures' distance."""
     decode = _differentiable_decoder(vae, guider.model_patcher.model)
+    ratio = vae.spacial_compression_decode()
     edges = edge_weights(target) if guidance.weighting == "edges" else target.new_ones(1, 1, 1, 1)
     scale = guidance_scale(guidance.scale, guidance.version)
 
-    def make_room(latent: Tensor) -> None:
-        memory = GRADIENT_MEMORY * vae.memory_used_decode((1, *latent.shape[1:]), vae.vae_dtype)
+    def make_room(latent: Tensor, side: int) -> None:
+        shape = (1, latent.shape[1], *(min(side, length) for length in latent.shape[-2:]))
+        memory = GRADIENT_MEMORY * vae.memory_used_decode(shape, vae.vae_dtype)
         in_use = [guider.model_patcher, *guider.loaded_models]
         comfy.model_management.load_models_gpu(in_use, memory_required=memory)
 
     def shortened(
-        latent: Tensor, move: Tensor, before: Tensor, aim: Tensor, weight: Tensor
+        tiled: TiledDecoder,
+        latent: Tensor,
+        move: Tensor,
+        before: Tensor,
+        aim: Tensor,
+        weight: Tensor,
     ) -> Tensor:
         for _ in range(MOST_SHORTENINGS):
-            share = best_share(before, decode(latent + move) - aim, weight)
+            share = best_share(before, tiled.pixels(latent + move) - aim, weight)
             move = share * move
             if share.item() > 0.5:  # the nearest point is about as far as was looked
                 break
         return move
 
-    def pull_one(latent: Tensor, aim: Tensor, weight: Tensor, step: Tensor) -> Tensor:
+    def pull_one(
+        tiled: TiledDecoder, latent: Tensor, aim: Tensor, weight: Tensor, step: Tensor
+    ) -> Tensor:
+        def wanted(pixels: Tensor, window: Window) -> Tensor:
+            # The distance is a mean over the whole picture, not over the window.
+            share = scale * (pixels[0].numel() / aim[0].numel())
+            weights = weight if weight.shape[-1] == 1 else window.cut(weight, ratio)
+            return guidance_delta(pixels, window.cut(aim, ratio), share, weights)
+
         for _ in range(guidance.repeat):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            with torch.inference_mode(False), torch.enable_grad():
-                variable = latent.clone().requires_grad_()
-                pixels = decode(variable)
-                delta = guidance_delta(pixels.detach(), aim, scale, weight)
-                (move,) = torch.autograd.grad(pixels, variable, delta)
+            pixels, move = tiled.pixels_and_move(latent, wanted)
             move = step * move
             if guidance.clamp:
-                move = shortened(latent, move, pixels.detach() - aim, aim, weight)
+                move = shortened(tiled, latent, move, pixels - aim, aim, weight)
             latent = latent + move
         return latent
 
     def pull(denoised: Tensor, mean_weight: Tensor) -> Tensor:
-        make_room(denoised)
+        tile = TILE_PX // ratio, TILE_OVERLAP_PX // ratio
+        side, overlap = current_tile(guider.model_patcher) or tile
+        make_room(denoised, side)
+        tiled = TiledDecoder(
+            decode, Grid((denoised.shape[-2], denoised.shape[-1]), side, overlap), ratio
+        )
         step, share = guidance_steps(mean_weight, guidance.version)
         if guidance.clamp:
             step = step.clamp(max=target[0].numel() / (2 * scale))
             share = share.clamp(max=1)
         of_each = [
-            pull_one(latent[None], target[k % len(target)][None], edges[k % len(edges)][None], step)
+            pull_one(
+                tiled,
+                latent[None],
+                target[k % len(target)][None],
+                edges[k % len(edges)][None],
+                step,
+            )
             for k, latent in enumerate(denoised)
         ]  # one picture at a time: the gradient's memory does not grow with the batch
         return denoised + share * (torch.cat(of_each) - denoised)

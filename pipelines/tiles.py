@@ -93,6 +93,43 @@ class Window:
         return x[..., rows, columns]
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Overlapping windows over a latent.
+
+    Attributes:
+        size: Height and width of the latent.
+        side: Side of a window; what is not larger is one window.
+        overlap: Latent pixels that neighbouring windows share, less than a side.
+    """
+
+    size: tuple[int, int]
+    side: int
+    overlap: int
+
+    @property
+    def windows(self) -> list[Window]:
+        """The windows, row by row."""
+        return list(_windows(self.size, self.side, self.side - self.overlap))
+
+    def merge(self, tiles: Iterable[Tensor], ratio: int = 1) -> Tensor:
+        """Return the average of what was made of each window, faded over the overlap, in float32.
+
+        Args:
+            tiles: `(B, C, h, w)` each, `ratio` times as large as its window; read once. The only
+                one comes back as it is.
+            ratio: Side of a tile over the side of its window.
+        """
+        windows = self.windows
+        if len(windows) == 1:
+            (whole,) = tiles
+            return whole
+        positions = [(window.top * ratio, window.left * ratio) for window in windows]
+        height, width = windows[0].height * ratio, windows[0].width * ratio
+        weights = blend_weights(height, width, self.overlap * ratio, "linear")
+        return merge_tiles(tiles, positions, self.size[0] * ratio, self.size[1] * ratio, weights)
+
+
 def patch_tiles(
     model: Any,
     tile: int,
@@ -177,7 +214,7 @@ class TiledVAE:
             comfy.model_management.throw_exception_if_processing_interrupted()
             return self.vae.encode(window.cut(planes, ratio).movedim(1, -1))
 
-        return _merged(map(encoded, grid.windows), grid, size, 1)
+        return grid.merge(map(encoded, grid.windows))
 
     def decode(self, samples: Tensor) -> Tensor:
         """Return the IMAGE of a latent."""
@@ -196,12 +233,12 @@ class TiledVAE:
             comfy.model_management.throw_exception_if_processing_interrupted()
             return self.vae.decode(window.cut(samples)).movedim(-1, 1)
 
-        return _merged(map(decoded, grid.windows), grid, size, ratio).movedim(1, -1)
+        return grid.merge(map(decoded, grid.windows), ratio).movedim(1, -1)
 
     def _grid(
         self, size: tuple[int, int], ratio: int, needed: Callable[[int, int], float]
-    ) -> _Grid | None:
-        """Return the windows of a latent of a size, None where it is taken whole."""
+    ) -> Grid | None:
+        """Return the windows over a latent of a size, None where it is taken whole."""
         if not any(True for _ in self.vae.first_stage_model.parameters()):
             return None  # what only folds pixels needs no tiles
         side, overlap = max(1, self.tiles.tile // ratio), self.tiles.overlap // ratio
@@ -217,21 +254,7 @@ class TiledVAE:
             return None
         if self.tiles.by_memory:
             logger.info("the VAE takes tiles of %d pixels, for which memory is free", side * ratio)
-        return _Grid(list(_windows(size, side, side - overlap)), overlap)
-
-
-@dataclass(frozen=True)
-class _Grid:
-    windows: list[Window]
-    overlap: int
-
-
-def _merged(tiles: Iterable[Tensor], grid: _Grid, size: tuple[int, int], ratio: int) -> Tensor:
-    """Return what tiles of `ratio` times the windows' size make, `(B, C, H, W)`."""
-    positions = [(window.top * ratio, window.left * ratio) for window in grid.windows]
-    height, width = grid.windows[0].height * ratio, grid.windows[0].width * ratio
-    weights = blend_weights(height, width, grid.overlap * ratio, "linear")
-    return merge_tiles(tiles, positions, size[0] * ratio, size[1] * ratio, weights)
+        return Grid(size, side, overlap)
 
 
 def _grid(model: Any) -> tuple[int, int]:
