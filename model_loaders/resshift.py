@@ -102,8 +102,8 @@ def load_vq_vae(path: Path, *, dtype: DtypeChoice = "auto") -> RestorationVAE:
     Args:
         path: The checkpoint.
         dtype: Dtype of the weights and of the computation; `auto` leaves it to ComfyUI, which takes
-            float32 on CPUs. With random weights of the released size bf16 moves 10 % of a picture's
-            latents to another code and fp16 1.3 %.
+            float32 on CPUs. With random weights of the released size bf16 moves 10 to 16 % of a
+            picture's latents to another code and fp16 1 to 3 %.
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged.

@@ -124,7 +124,7 @@ class ResShiftVAELoader(io.ComfyNode):
                     tooltip=(
                         "Precision of the network. 'auto' takes what is best for the device, fp32"
                         " on CPUs; fp16 and bf16 need half the memory and bf16 is twice as fast on"
-                        " CPUs with units for it, but up to a tenth of the decoded details come out"
+                        " CPUs with units for it, but a tenth or so of the finest details come out"
                         " otherwise. The bundled entry is exact whatever is chosen."
                     ),
                 ),
