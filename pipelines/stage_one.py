@@ -180,7 +180,7 @@ def stage_one_tile(upscale_model: Any) -> int:
     """
     free: Any = comfy.model_management.get_free_memory(comfy.model_management.get_torch_device())
     return largest_side(
-        lambda side: _memory_required(upscale_model, (side, side), side),
+        lambda side: estimate_memory(upscale_model, (side, side), side),
         free - comfy.model_management.module_size(upscale_model.model),
         LARGEST_TILE_PX,
         SIZE_MULTIPLE_PX,
