@@ -32,3 +32,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
     with Server(furnish(tmp_path_factory.mktemp("server"))) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def wrong_use_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that also has tiny right files, wrong ones, and nodes that emit what no file holds."""
+    from pack.tests.support.bad_files import write_bad_files
+    from pack.tests.support.bad_input_graphs import EMITTERS
+    from pack.tests.support.comfy_client import Server
+    from pack.tests.support.standins import furnish
+
+    base = furnish(tmp_path_factory.mktemp("wrong_use"))
+    write_bad_files(base / "models")
+    (base / "custom_nodes").mkdir()
+    (base / "custom_nodes" / "emitters.py").write_text(EMITTERS, encoding="utf-8")
+    with Server(base) as running:
+        yield running

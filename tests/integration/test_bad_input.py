@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pack.tests.support.bad_files import trap, write_bad_files
+from pack.tests.support.bad_files import trap
 from pack.tests.support.bad_input import LOADERS, Row, file_in
-from pack.tests.support.bad_input_graphs import EMITTERS, Prompt, graph, picture
+from pack.tests.support.bad_input_graphs import Prompt, graph, picture
 from pack.tests.support.bad_input_page import PAGE, pattern, render_page
 from pack.tests.support.bad_input_values import CASES, ROWS
+from pack.tests.support.interrupting import long_node, run_interrupted
 
 if TYPE_CHECKING:
     from pack.tests.support.comfy_client import Run, Server
@@ -26,17 +26,9 @@ GOOD = ("ResShiftRestoreImage", "DiffBIRSampler")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with tiny right files, wrong ones, and nodes that emit what no file holds."""
-    from pack.tests.support.comfy_client import Server
-    from pack.tests.support.standins import furnish
-
-    base = furnish(tmp_path_factory.mktemp("bad_input"))
-    write_bad_files(base / "models")
-    (base / "custom_nodes").mkdir()
-    (base / "custom_nodes" / "emitters.py").write_text(EMITTERS, encoding="utf-8")
-    with Server(base) as running:
-        yield running
+def server(wrong_use_server: Server) -> Server:
+    """The one server of all rows."""
+    return wrong_use_server
 
 
 @pytest.fixture(scope="module")
@@ -91,27 +83,6 @@ def check_result(row: Row, node_id: str, run: Run, server: Server) -> None:
         assert {part.mode for part in made} == {row.mode}
 
 
-def check_interrupt(server: Server, prompt: Prompt) -> None:
-    long = "sampler" if "sampler" in prompt else "node"
-    stopped = False
-
-    def stop(name: str, data: Any) -> None:
-        nonlocal stopped
-        started = name == "progress" or (name == "executing" and not takes_steps(prompt[long]))
-        if started and data["node"] == long and not stopped:
-            stopped = True
-            server.interrupt()
-
-    run = server.run(prompt, stop)
-    assert run.end == "execution_interrupted", run.of("execution_error")
-    assert run.of("execution_interrupted")[0]["node_id"] == long
-
-
-def takes_steps(node: dict[str, Any]) -> bool:
-    """Return whether a node tells its progress."""
-    return "steps" in node["inputs"] or node["class_type"] == "DiffBIRRemoveDegradation"
-
-
 def put_file(server: Server, node_id: str) -> Any:
     """Write a good file for a loader, and return its path."""
     folder = server.base / "models" / LOADERS[node_id][1]
@@ -140,7 +111,9 @@ def test_a_row_of_the_table(server: Server, titles: dict[str, str], case: str):
     elif row.kind == "refused":
         check_refusal(row, server, row.prompt(node_id))
     elif row.kind == "interrupted":
-        check_interrupt(server, row.prompt(node_id))
+        run = run_interrupted(server, row.prompt(node_id))
+        assert run.end == "execution_interrupted", run.of("execution_error")
+        assert run.of("execution_interrupted")[0]["node_id"] == long_node(row.prompt(node_id))
         good_picture(server, "ResShiftRestoreImage", width=9)
     elif row.kind == "works":
         check_result(row, node_id, server.run(row.prompt(node_id)), server)

@@ -98,18 +98,29 @@ def mask(value: str = "1", *, batch: int = 1, height: int = 8, width: int = 8) -
     return node("TestMask", batch=batch, height=height, width=width, value=value)
 
 
+def own(node_id: str, /, **inputs: Any) -> dict[str, Any]:
+    """Return a node of this pack with the usual inputs but these."""
+    return node(node_id, **{**usual(node_id), **inputs})
+
+
+def usual(node_id: str) -> dict[str, Any]:
+    """Return the values that the inputs of a node have when it is made."""
+    inputs = SCHEMAS[node_id]["inputs"]
+    return {name: default for name, (_, default) in inputs.items() if default is not None}
+
+
 # Where the inputs of nodes come from; nodes that nothing needs are not run but stay cached.
 SOURCES: Prompt = {
-    "x4": node("ResShiftLoader", model_name=X4, preset="auto", dtype="fp32"),
-    "x4_vae": node("ResShiftVAELoader", vae_name="bundled: pixel latent x4"),
-    "fill": node("ResShiftLoader", model_name=INPAINTING, preset="auto", dtype="fp32"),
-    "fill_vae": node("ResShiftVAELoader", vae_name=VQ),
-    "overflowing": node("ResShiftLoader", model_name=OVERFLOWING, preset="auto", dtype="fp32"),
+    "x4": own("ResShiftLoader", model_name=X4, dtype="fp32"),
+    "x4_vae": own("ResShiftVAELoader", vae_name="bundled: pixel latent x4"),
+    "fill": own("ResShiftLoader", model_name=INPAINTING, dtype="fp32"),
+    "fill_vae": own("ResShiftVAELoader", vae_name=VQ),
+    "overflowing": own("ResShiftLoader", model_name=OVERFLOWING, dtype="fp32"),
     "sd": node("CheckpointLoaderSimple", ckpt_name="v2-1_512-ema-pruned.safetensors"),
     "unet_alone": node("CheckpointLoaderSimple", ckpt_name=UNET_ALONE),
-    "control": node("LAControlNetLoader", control_net_name="v2.pth"),
+    "control": own("LAControlNetLoader", control_net_name="v2.pth"),
     "ordinary_control": node("ControlNetLoader", control_net_name=ORDINARY_CONTROL),
-    "network": node("SwinIRLoader", model_name="BSRNet.pth"),
+    "network": own("SwinIRLoader", model_name="BSRNet.pth"),
     "grey_network": node("UpscaleModelLoader", model_name=GREY_NETWORK),
     "picture": picture(),
     "other": picture(),
@@ -117,22 +128,17 @@ SOURCES: Prompt = {
     "mask": mask(),
     "text": node("TestText", values=1024),
     "short_text": node("TestText", values=768),
-    "lq": node("ResShiftConditioning", model=["x4", 0], vae=["x4_vae", 0], image=["picture", 0]),
+    "lq": own("ResShiftConditioning", model=["x4", 0], vae=["x4_vae", 0], image=["picture", 0]),
     "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
     "sd_latent": node("VAEEncode", pixels=["picture", 0], vae=["sd", 2]),
 }
-SOURCES["condition"] = node(
+SOURCES["condition"] = own(
     "DiffBIRConditioning",
     positive=["text", 0],
     negative=["text", 0],
     control_net=["control", 0],
     vae=["sd", 2],
     image=["picture", 0],
-    **{
-        name: default
-        for name, (_, default) in SCHEMAS["DiffBIRConditioning"]["inputs"].items()
-        if default is not None
-    },
 )
 LINKS: dict[str, dict[str, Link]] = {
     "ResShiftModelSampling": {"model": ["x4", 0]},
@@ -186,13 +192,9 @@ def graph(node_id: str, sources: Prompt | None = None, /, **inputs: Any) -> Prom
         sources: Nodes that replace those of `SOURCES` of the same name.
         inputs: Inputs that replace the usual ones.
     """
-    known = SCHEMAS[node_id]
-    values = {
-        name: default for name, (_, default) in known["inputs"].items() if default is not None
-    }
-    values |= {**LINKS.get(node_id, {}), **QUICK.get(node_id, {}), **inputs}
+    values = {**usual(node_id), **LINKS.get(node_id, {}), **QUICK.get(node_id, {}), **inputs}
     prompt = {**SOURCES, **(sources or {}), "node": node(node_id, **values)}
-    made = known["outputs"][0]
+    made = SCHEMAS[node_id]["outputs"][0]
     if node_id == "ResShiftConditioning":
         sampler = {"positive": ["node", 0], "latent_image": ["node", 2], "model": values["model"]}
         prompt["sampler"] = graph("ResidualShiftSampler", **sampler)["node"]
