@@ -233,7 +233,8 @@ def _turn_for_cpu(network: torch.nn.Module, device: torch.device) -> None:
     and every weight is turned at every call. See benchmarks/NOTES.md.
     """
     if comfy.model_management.is_device_cpu(device):
-        network.to(memory_format=torch.channels_last)
+        # torch does not type this form of `to`.
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def _cpu_prefers_bf16() -> bool:
