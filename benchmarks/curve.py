@@ -100,7 +100,7 @@ def draw_plot(points: Sequence[Point], path: Path) -> None:
             "--",
             color=line.get_color(),
             alpha=0.5,
-            label=f"{precision}, {last:.2g} s per megapixel",
+            label=f"linear, {last:.2g} s per megapixel",
         )
         known = [(x, p["peak_bytes"]) for x, p in zip(megapixels, mine, strict=True)]
         known = [(x, peak / 2**20) for x, peak in known if peak is not None]
