@@ -7,14 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from pack.model_loaders.resshift import bundled_vae, load_bundled_model
+from pack.pipelines.control import prepare_diffbir
+from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
+from pack.pipelines.diffbir_sampling import sample_diffbir
+from pack.pipelines.finish import finish_restoration
 from pack.pipelines.restore import restore_with_resshift
 from pack.pipelines.stage_one import remove_degradation
-from pack.pipelines.tiles import TileSettings
+from pack.pipelines.tiles import TiledVAE, TileSettings, patch_tiles
 from pack.samplers.tiles import sliding_windows
+from pack.tests.support.diffbir import text, tiny_vae, tiny_weights
+from pack.tests.support.golden import assert_close
 from pack.tests.support.restoration import descriptor, golden_swinir, realesrgan_weights
 
 pytestmark = pytest.mark.comfy
@@ -30,6 +37,12 @@ ALLOWED = 1.15
 def _as_comfyui_runs():
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    with torch.inference_mode():
+        return tiny_weights(tmp_path_factory.mktemp("diffbir"))
 
 
 def photo() -> Tensor:
@@ -100,6 +113,63 @@ def test_stage_one_in_tiles_shows_no_borders(name):
     stretch = whole.shape[2] / image.shape[2]
     borders = [round(edge * stretch) for edge in borders_of(image.shape[2], 128, 64)]
     assert border_share(tiled, borders) < ALLOWED * max(1.0, border_share(whole, borders))
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_diffusion_of_diffbir_in_tiles_shows_no_borders(weights, name):
+    """Of the latent, which no VAE and no limit to [0, 1] has gone over yet."""
+    image = F.interpolate(PICTURES[name]().movedim(-1, 1), size=(192, 512)).movedim(1, -1)
+    inputs = prepare_diffbir(text(1), text(2), weights.control_net, weights.vae, image)
+
+    def sampled(model) -> Tensor:
+        return sample_diffbir(
+            model,
+            inputs.positive,
+            inputs.negative,
+            inputs.latent,
+            preset=DIFFBIR_PRESETS["v2"],
+            seed=3,
+            steps=4,
+            cfg=2.0,
+        )["samples"].movedim(1, -1)
+
+    whole, tiled = sampled(weights.model), sampled(patch_tiles(weights.model, 128, 64))
+    assert not torch.equal(tiled, whole)
+    borders = borders_of(64, 16, 8)
+    assert len(borders) >= 6
+    assert border_share(tiled, borders) < ALLOWED * max(1.0, border_share(whole, borders))
+
+
+@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("kind", ["VQ f4", "SD"])
+def test_vaes_in_tiles_show_no_borders(request, kind, name):
+    vae = request.getfixturevalue("sr")[1] if kind == "VQ f4" else tiny_vae()
+    image = F.interpolate(PICTURES[name]().movedim(-1, 1), size=(192, 448)).movedim(1, -1)
+    tiled_vae = TiledVAE(vae, TileSettings("per step", 192, 96))
+    borders, ratio = borders_of(448, 192, 96), vae.spacial_compression_decode()
+    assert len(borders) >= 4
+
+    latent = vae.encode(image)
+    tiled_latent = tiled_vae.encode(image)
+    assert not torch.equal(tiled_latent, latent)
+    in_latent = [border // ratio for border in borders]
+    shares = [border_share(x.movedim(1, -1), in_latent) for x in (tiled_latent, latent)]
+    assert shares[0] < ALLOWED * max(1.0, shares[1])
+
+    tiled, whole = tiled_vae.decode(latent), vae.decode(latent)
+    assert not torch.equal(tiled, whole)
+    assert border_share(tiled, borders) < ALLOWED * max(1.0, border_share(whole, borders))
+
+
+@pytest.mark.parametrize("tiling", ["per step", "official chop"])
+def test_colours_are_fixed_once_after_stitching(folded, tiling):
+    """The mean and spread that `adain` gives are those of the whole picture, not of its pieces."""
+    image, tiles = photo(), TileSettings(tiling, TILE, OVERLAP)
+    fixed = restore_with_resshift(*folded, image, seed=1, color_fix="adain", tiles=tiles)
+    plain = restore_with_resshift(*folded, image, seed=1, tiles=tiles)
+    expected = finish_restoration(plain, 0, 0, reference=image, color_fix="adain")
+    assert not torch.equal(fixed, plain)
+    assert_close(fixed, expected, 1e-5)
 
 
 @pytest.mark.slow
