@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import types
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 PACK_ROOT = Path(__file__).resolve().parents[1]
+MARKED_WHOLE = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.comfy\b", re.MULTILINE)
 LEFT_OUT = pytest.StashKey[bool]()
 
 
@@ -35,7 +37,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Pass over modules that are marked whole, for they import ComfyUI, where it is missing."""
     if os.environ.get("COMFYUI_PATH") or not collection_path.match("test_*.py"):
         return None
-    if "\npytestmark = pytest.mark.comfy" not in collection_path.read_text(encoding="utf-8"):
+    if not MARKED_WHOLE.search(collection_path.read_text(encoding="utf-8")):
         return None
     config.stash[LEFT_OUT] = True
     return True
