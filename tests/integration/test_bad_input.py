@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pack.tests.support.bad_files import trap
 from pack.tests.support.bad_input import LOADERS, Row, file_in
 from pack.tests.support.bad_input_graphs import Prompt, graph, picture
 from pack.tests.support.bad_input_page import PAGE, pattern, render_page
-from pack.tests.support.bad_input_values import CASES, ROWS
+from pack.tests.support.bad_input_runs import CASES, ROWS
 from pack.tests.support.interrupting import long_node, run_interrupted
 
 if TYPE_CHECKING:
@@ -152,5 +153,7 @@ def test_good_runs_make_the_same_pictures_after_all_of_it(
         assert np.array_equal(good_picture(server, node_id), before)
 
 
-def test_the_page_holds_the_rows():
-    assert PAGE.read_text(encoding="utf-8") == render_page(ROWS)
+def test_the_page_holds_the_rows(tmp_path: Path):
+    rendered = tmp_path / PAGE.name
+    rendered.write_text(render_page(ROWS), encoding="utf-8")
+    assert PAGE.read_text("utf-8") == rendered.read_text("utf-8"), f"copy {rendered} to {PAGE}"

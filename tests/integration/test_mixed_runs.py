@@ -11,7 +11,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from pack.tests.support.bad_input_values import CASES
+from pack.tests.support.bad_input_runs import CASES
 from pack.tests.support.interrupting import run_interrupted
 
 if TYPE_CHECKING:
