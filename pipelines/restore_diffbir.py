@@ -142,6 +142,7 @@ def restore_with_diffbir(
             resize=resize,
             tile=tile,
             tile_overlap=tile // 2,
+            bounded=True,
             progress=lambda calls, total: progress.move(done + len(pictures) * calls // total),
         )
         done += len(pictures)

@@ -92,6 +92,7 @@ def remove_degradation(
     clamp: bool = False,
     resize: Rounding = "official 8-bit",
     progress: Callable[[int, int], object] | None = None,
+    bounded: bool = False,
 ) -> StageOneResult:
     """Return the image without its degradation, large enough for stage 2.
 
@@ -122,6 +123,8 @@ def remove_degradation(
             keeps its precision.
         progress: Called after each call of the network with how many are done and how many there
             are; by default the node's progress bar.
+        bounded: Whether a picture that is narrower than a tile is cut too, into tiles of its shorter
+            side, where it has more pixels than a tile; the official code runs it whole.
     Raises:
         ValueError: If an input does not fit; the message says which and what to do.
 
@@ -141,6 +144,9 @@ def remove_degradation(
     size = target if chosen in ENLARGES_FIRST else (height, width)
     _check_size((height, width), target, chosen)
     used_tile = tile if 0 < tile <= min(size) else 0
+    if bounded and tile and not used_tile and size[0] * size[1] > tile**2:
+        used_tile = min(size) // SIZE_MULTIPLE_PX * SIZE_MULTIPLE_PX
+        tile_overlap = tile_overlap * used_tile // tile
     if chosen == "SwinIR" and not used_tile:
         size = short_edge_size(*size, SHORT_EDGE_PX)
     logger.info(

@@ -199,6 +199,22 @@ def test_a_picture_with_a_side_shorter_than_the_tile_runs_whole(scunet):
     assert torch.equal(whole.image, large.image)
 
 
+def test_a_long_picture_is_cut_where_memory_is_to_be_bounded(scunet):
+    image = picture(70, 300)
+    asked = {"scale": 1.0, "tile": 128, "tile_overlap": 64}
+    cut = remove_degradation(scunet, image, bounded=True, **asked).image
+    smaller = remove_degradation(scunet, image, scale=1.0, tile=64, tile_overlap=32).image
+    assert torch.equal(cut, smaller)
+    assert not torch.equal(cut, remove_degradation(scunet, image, **asked).image)
+
+
+def test_a_picture_of_no_more_pixels_than_a_tile_runs_whole_all_the_same(scunet):
+    image = picture(70, 200)
+    asked = {"scale": 1.0, "tile": 128, "tile_overlap": 64}
+    whole = remove_degradation(scunet, image, **asked).image
+    assert torch.equal(remove_degradation(scunet, image, bounded=True, **asked).image, whole)
+
+
 def test_tiles_agree_with_the_whole_picture_of_a_local_network(local):
     image = picture(100, 120)
     whole = remove_degradation(local, image, rules="none").image
