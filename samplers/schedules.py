@@ -89,7 +89,7 @@ def eta_schedule(
     if not 0 < first < etas_end < 1:
         raise ValueError(
             f"min_noise_level {min_noise_level} and etas_end {etas_end} must lie in (0, 1), and the"
-            f" first sqrt(eta), {first:.4g}, below etas_end."
+            f" first sqrt(eta), {first:.4g}, below etas_end. Lower min_noise_level or raise etas_end."
         )
     position = torch.linspace(0, 1, steps, dtype=torch.float64)
     sqrt_eta = first * (etas_end / first) ** (position**power)

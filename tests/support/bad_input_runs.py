@@ -139,7 +139,7 @@ def number_rows() -> list[Row]:
             ("ResShiftModelSampling",),
             "min_noise_level above etas_end",
             "min_noise_level 0.9 and etas_end 0.3 must lie in (0, 1), and the first sqrt(eta),"
-            " 0.45, below etas_end.",
+            " 0.45, below etas_end. Lower min_noise_level or raise etas_end.",
             on(min_noise_level=0.9, etas_end=0.3),
         ),
         Row(
