@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,8 +11,6 @@ if TYPE_CHECKING:
     from pack.tests.support.browser import Frontend
 
 pytestmark = [pytest.mark.comfy, pytest.mark.browser]
-
-SCREENSHOTS = Path(__file__).resolve().parents[2] / ".dev" / "screenshots"
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -44,6 +41,6 @@ def test_the_figures_stand_in_the_node_and_stay_out_of_the_workflow(frontend: Fr
     frontend.page.wait_for_function(f"{shown.replace('() => ', '() => !!')}")
     assert "PSNR Y" in frontend.page.evaluate(shown)
     frontend.page.evaluate("() => app.canvas.ds.reset()")
-    frontend.screenshot(SCREENSHOTS / "measured.png")
+    frontend.screenshot("measured")
     assert "PSNR Y" not in json.dumps(frontend.serialized())
     assert frontend.errors == []
