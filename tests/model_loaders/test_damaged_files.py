@@ -34,7 +34,7 @@ pytestmark = pytest.mark.comfy
 
 # More than any tiny file, read and built, needs; less than what a wrong length asks for.
 ROOM_BYTES = 2 * 2**30
-FEW, MANY = 40, 1000
+FEW, MANY = 75, 700
 
 
 class Case(NamedTuple):
