@@ -108,8 +108,9 @@ def test_a_preset_is_used_in_place_of_the_files_record(tmp_path):
     assert len(model.get_model_object("model_sampling").grid) == 15
 
 
-# What rounding of weights or of everything costs the denoised latent, whose spread is 1.
-PRECISION = {"fp32": 0.0, "fp16": 0.01, "bf16": 0.1}
+# What rounding of weights or of everything costs the denoised latent, whose spread is 1. CPUs compute
+# in bf16, and their convolutions round in different places: 0.074 was seen on one, 0.101 on another.
+PRECISION = {"fp32": 0.0, "fp16": 0.01, "bf16": 0.125}
 
 
 @pytest.mark.parametrize("dtype", PRECISION)
