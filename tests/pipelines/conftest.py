@@ -28,3 +28,12 @@ def inpaint(tmp_path_factory):
 
     with torch.inference_mode():
         return inpaint_pair(tmp_path_factory.mktemp("inpaint"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """The tiny networks of DiffBIR."""
+    from pack.tests.support.diffbir import tiny_weights
+
+    with torch.inference_mode():
+        return tiny_weights(tmp_path_factory.mktemp("diffbir"))

@@ -19,7 +19,7 @@ from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.restore import restore_with_resshift
 from pack.pipelines.restore_diffbir import restore_with_diffbir
 from pack.pipelines.tiles import TileSettings
-from pack.tests.support.diffbir import tiny_vae, tiny_weights
+from pack.tests.support.diffbir import tiny_vae
 from pack.tests.support.golden import assert_close
 from pack.tests.support.tiny import INPAINT_RECORD, INPAINT_UNET, picture, save_unet
 
@@ -35,12 +35,6 @@ NEAR = 0.25 / 255
 def _as_comfyui_runs():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    with torch.inference_mode():
-        return tiny_weights(tmp_path_factory.mktemp("diffbir"))
 
 
 Restore = Callable[..., Tensor]

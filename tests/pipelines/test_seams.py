@@ -20,7 +20,7 @@ from pack.pipelines.restore import restore_with_resshift
 from pack.pipelines.stage_one import remove_degradation
 from pack.pipelines.tiles import TiledVAE, TileSettings, patch_tiles
 from pack.samplers.tiles import sliding_windows
-from pack.tests.support.diffbir import text, tiny_vae, tiny_weights
+from pack.tests.support.diffbir import text, tiny_vae
 from pack.tests.support.golden import assert_close
 from pack.tests.support.restoration import descriptor, golden_swinir, realesrgan_weights
 
@@ -37,12 +37,6 @@ ALLOWED = 1.15
 def _as_comfyui_runs():
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    with torch.inference_mode():
-        return tiny_weights(tmp_path_factory.mktemp("diffbir"))
 
 
 def photo() -> Tensor:

@@ -12,6 +12,7 @@ from spandrel.architectures.ESRGAN import ESRGAN
 from torch import Tensor
 
 from pack.model_loaders.record import ResShiftRecord
+from pack.tests.support.diffbir import KL_SIZES
 from pack.tests.support.golden import golden_weights
 from pack.tests.support.mutation import Intruder
 from pack.tests.support.tiny import (
@@ -38,18 +39,6 @@ GREY_NETWORK, ORDINARY_CONTROL = "grey_network.pth", "ordinary_controlnet.pth"
 UNET_ALONE, FULL_CHECKPOINT = "unet_alone.safetensors", "sd_checkpoint.safetensors"
 CUTS = ("start", "middle", "end")
 
-KL_SIZES = {
-    "double_z": True,
-    "z_channels": 4,
-    "resolution": 256,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 32,
-    "ch_mult": [1, 1, 1, 1],
-    "num_res_blocks": 1,
-    "attn_resolutions": [],
-    "dropout": 0.0,
-}
 TEXT = b"This is no weight file.\n" * 40
 
 

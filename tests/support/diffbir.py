@@ -38,6 +38,19 @@ RUNS_CASE = "diffbir/tiny_end_to_end"
 HEAD_CHANNELS = 16
 CONTEXT_WIDTH = 64
 LATENT_SCALE = 0.18215
+# SD's autoencoder at the least width.
+KL_SIZES = {
+    "double_z": True,
+    "z_channels": 4,
+    "resolution": 256,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 32,
+    "ch_mult": [1, 1, 1, 1],
+    "num_res_blocks": 1,
+    "attn_resolutions": [],
+    "dropout": 0.0,
+}
 Prediction = Literal["eps", "v"]
 
 
@@ -183,19 +196,7 @@ def tiny_vae(seed: int = 3) -> comfy.sd.VAE:
 
     Its decoder `first_stage_model.decode` is differentiable, not linear, and sees its neighbours.
     """
-    sizes = {
-        "double_z": True,
-        "z_channels": 4,
-        "resolution": 256,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": 32,
-        "ch_mult": [1, 1, 1, 1],
-        "num_res_blocks": 1,
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
-    params = {"ddconfig": sizes, "embed_dim": 4}
+    params = {"ddconfig": KL_SIZES, "embed_dim": 4}
     with torch.device("meta"):
         shapes = tensor_shapes(AutoencoderKL(**params))
     return comfy.sd.VAE(
