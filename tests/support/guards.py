@@ -69,7 +69,8 @@ def _place_in_pack(frame: FrameType | None) -> str | None:
                     return None
             elif relative.parts[0] not in (".venv", ".comfyui"):
                 return f"{relative}:{frame.f_lineno}"
-        elif "comfy" in path.parts or "comfy_extras" in path.parts:
+        # ComfyUI may lie within the pack's folder, where dev.py puts it.
+        if "comfy" in path.parts or "comfy_extras" in path.parts:
             return None
         frame = frame.f_back
     return None
