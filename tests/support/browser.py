@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -111,14 +111,13 @@ class Frontend:
         before = self.page.evaluate("() => app.graph._nodes.map(node => node.id)")
         self.search_node(text, place).filter(has_text=title).first.click()
         self.page.wait_for_function("n => app.graph._nodes.length === n", arg=len(before) + 1)
-        placed = "() => !app.graph._nodes.some(node => node.flags.ghost)"
-        for _ in range(CLICK_ATTEMPTS):
+
+        def put_down() -> None:
             # Until a click places it, the new node is a ghost that follows the mouse.
             self.page.mouse.move(*self.on_page(place))
             self.page.mouse.click(*self.on_page(place))
-            with suppress(PageTimeout):
-                self.page.wait_for_function(placed, timeout=CLICK_MS)
-                break
+
+        self.try_until(put_down, "() => !app.graph._nodes.some(node => node.flags.ghost)")
         return self.page.evaluate(
             """([before, place]) => {
                 const node = app.graph._nodes.find(node => !before.includes(node.id));
@@ -153,21 +152,47 @@ class Frontend:
             }""",
             [source, output, target, name],
         )
-        start, end = (self.on_page(point) for point in ends)
-        self.page.mouse.move(*start)
-        self.page.mouse.down()
-        self.page.mouse.move(*end, steps=5)
-        self.page.mouse.up()
-        self.page.wait_for_function(
+
+        def drag() -> None:
+            start, end = (self.on_page(point) for point in ends)
+            self.page.mouse.move(*start)
+            self.page.mouse.down()
+            self.page.mouse.move(*end, steps=5)
+            self.page.mouse.up()
+
+        self.try_until(
+            drag,
             """([target, name]) => app.graph.getNodeById(target).inputs
                 .find(input => input.name === name).link != null""",
-            arg=[target, name],
+            [target, name],
         )
 
     def select(self, node_id: int) -> None:
-        """Click a node's title."""
+        """Click a node's title and wait until the node is selected."""
         x, y = self.page.evaluate("id => [...app.graph.getNodeById(id).pos]", node_id)
-        self.page.mouse.click(*self.on_page((x + 80, y - 12)))
+        self.try_until(
+            lambda: self.page.mouse.click(*self.on_page((x + 80, y - 12))),
+            "id => app.canvas.selectedItems.has(app.graph.getNodeById(id))",
+            node_id,
+        )
+
+    def try_until(self, act: Callable[[], None], is_done: str, argument: Any = None) -> None:
+        """Do something with the mouse, again if the page missed it, until a condition holds.
+
+        A busy page may take a click before it has drawn what is clicked, or move its view.
+
+        Args:
+            act: What a user does.
+            is_done: A JavaScript function that tells whether the page took it.
+            argument: Its argument.
+        """
+        for _ in range(CLICK_ATTEMPTS - 1):
+            act()
+            with suppress(PageTimeout):
+                self.page.wait_for_function(is_done, arg=argument, timeout=CLICK_MS)
+                return
+        act()
+        self.page.wait_for_function(is_done, arg=argument, timeout=CLICK_MS)
 
     def on_page(self, point: tuple[float, float]) -> tuple[float, float]:
         """Return where a point of the graph lies on the page."""
