@@ -1,4 +1,4 @@
-"""The training loss: closeness to the target in pixels, in features and in sharpness."""
+"""The training loss: closeness to the target in pixels, features, structure and sharpness."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..images.metrics import ssim
 from .features import FeatureDistance
 from .network import from_latent
 
@@ -27,16 +28,15 @@ class LossWeights:
         feature: Weight of the feature distance.
         feature_share: Share of a batch whose feature distance is taken; it is as costly as a third of
             the network.
+        structure: Weight of what the structural similarity lacks to 1.
         energy: Weight of the difference of local gradient energies.
-        photograph: Share of the original photograph in the target; the rest is the teacher's
-            picture.
     """
 
     absolute: float = 0.1
     feature: float = 0.012
     feature_share: float = 0.34
+    structure: float = 0.2
     energy: float = 0.006
-    photograph: float = 0.1
 
 
 def energy_difference(image: Tensor, target: Tensor) -> Tensor:
@@ -68,15 +68,11 @@ def energy_difference(image: Tensor, target: Tensor) -> Tensor:
 
 
 class RestorationLoss:
-    """Squared and absolute error, a feature distance (the paper's regulariser) and sharpness."""
+    """Squared and absolute error, a feature distance (the paper's regulariser), SSIM, sharpness."""
 
     def __init__(self, weights: LossWeights):
         self.weights = weights
         self.feature_distance = FeatureDistance() if weights.feature else None
-
-    def target(self, teacher: Tensor, original: Tensor) -> Tensor:
-        """Return the images to learn, from the teacher's and the original ones."""
-        return teacher.lerp(original, self.weights.photograph)
 
     def __call__(self, x_0: Tensor, target: Tensor, y: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of predicted latents against target latents, and its parts.
@@ -97,6 +93,10 @@ class RestorationLoss:
             feature = self.feature_distance(*seen).mean()
             loss = loss + self.weights.feature * feature
             parts["feature"] = feature.item()
+        if self.weights.structure:
+            structure = 1 - ssim(from_latent(x_0), from_latent(target)).float().mean()
+            loss = loss + self.weights.structure * structure
+            parts["structure"] = structure.item()
         if self.weights.energy:
             energy = energy_difference(from_latent(x_0), from_latent(target))
             loss = loss + self.weights.energy * energy

@@ -1,4 +1,4 @@
-"""The pool of training pairs: degraded tiles, the teacher's restorations and the originals."""
+"""The pool of training pairs: degraded tiles and the teacher's restorations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def build_pool(
 ) -> None:
     """Write the numbered files of the pool that are missing.
 
-    Each file holds `TILES_PER_FILE` tiles as uint8: `lq` (N, 3, 64, 64), `teacher` and `original`
+    Each file holds `TILES_PER_FILE` tiles as uint8: `lq` (N, 3, 64, 64) and `teacher`
     (N, 3, 256, 256). File k depends on `seed` and k alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,27 +35,24 @@ def build_pool(
         if path.exists():
             continue
         start = time.monotonic()
-        originals, lq = _draw_pairs(photographs, np.random.default_rng([seed, number]))
+        lq = _draw_degraded(photographs, np.random.default_rng([seed, number]))
         restored = torch.cat([restore(teacher, part) for part in lq.split(4)])
         partial = path.with_suffix(".part.npz")
-        np.savez(
-            partial, lq=_to_bytes(lq), teacher=_to_bytes(restored), original=_to_bytes(originals)
-        )
+        np.savez(partial, lq=_to_bytes(lq), teacher=_to_bytes(restored))
         partial.replace(path)
         print(
             f"{path.name}: {TILES_PER_FILE} tiles in {time.monotonic() - start:.0f} s", flush=True
         )
 
 
-def _draw_pairs(photographs: list[Path], generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    originals, degraded = [], []
-    while len(originals) < TILES_PER_FILE:
+def _draw_degraded(photographs: list[Path], generator: np.random.Generator) -> Tensor:
+    degraded = []
+    while len(degraded) < TILES_PER_FILE:
         path = photographs[generator.integers(len(photographs))]
         for tile in draw_tiles(path, 3, TILE * SCALE, generator):
             preset = PRESETS[generator.choice(len(PRESETS), p=PRESET_WEIGHTS)]
-            originals.append(tile)
             degraded.append(degrade(tile, DEGRADATIONS[preset], generator))
-    return torch.stack(originals), torch.stack(degraded)
+    return torch.stack(degraded)
 
 
 def _to_bytes(images: Tensor) -> np.ndarray:
@@ -68,7 +65,7 @@ class Pool:
     def __init__(self, folder: Path):
         self.folder = folder
         self._read: set[str] = set()
-        self._parts: dict[str, list[Tensor]] = {"lq": [], "teacher": [], "original": []}
+        self._parts: dict[str, list[Tensor]] = {"lq": [], "teacher": []}
         self.refresh()
 
     def refresh(self) -> None:
@@ -86,7 +83,7 @@ class Pool:
 
     def draw(
         self, count: int, height: int, width: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """Return random crops, flipped and turned at random.
 
         Args:
@@ -95,8 +92,8 @@ class Pool:
             width: Width of the low-quality crops, at most `TILE`.
             generator: Source of every choice.
         Returns:
-            Low-quality `(N, 3, height, width)`, teacher's and original four times as large, float
-            in [0, 1].
+            Low-quality `(N, 3, height, width)` and the teacher's four times as large, float in
+            [0, 1].
         """
 
         def number(below: int) -> int:
@@ -116,5 +113,5 @@ class Pool:
                 ]
                 crop = crop.rot90(turns, (1, 2))
                 drawn[name].append(crop.flip(2) if flip else crop)
-        lq, teacher, original = (torch.stack(parts).float() / 255 for parts in drawn.values())
-        return lq, teacher, original
+        lq, teacher = (torch.stack(parts).float() / 255 for parts in drawn.values())
+        return lq, teacher

@@ -167,8 +167,8 @@ class Trainer:
         parts = [] if waiting is None else [waiting]
         fresh = count - (0 if waiting is None else len(waiting.index))
         if fresh:
-            lq, teacher, original = self.pool.draw(fresh, height, width, generator)
-            target, y = to_latent(self.loss.target(teacher, original)), latent_of_lq(lq)
+            lq, teacher = self.pool.draw(fresh, height, width, generator)
+            target, y = to_latent(teacher), latent_of_lq(lq)
             in_chain = torch.rand(fresh, generator=generator) < self.settings.chain_starts
             index = torch.randint(SCHEDULE.steps, (fresh,), generator=generator)
             index = torch.where(in_chain, SCHEDULE.steps - 1, index)
