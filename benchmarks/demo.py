@@ -80,12 +80,12 @@ async def restore(server: str, prompt: dict, image: Image.Image) -> tuple[Image.
     """Run the workflow on `image`; return its saved picture and the seconds it took."""
     client = uuid.uuid4().hex
     async with aiohttp.ClientSession(server) as session:
-        node_of(prompt, "LoadImage")["inputs"]["image"] = await upload(session, image)
+        prompt[node_of(prompt, "LoadImage")]["inputs"]["image"] = await upload(session, image)
         # Connected before the prompt is sent, so that no event is missed.
         async with session.ws_connect("/ws", params={"clientId": client}, max_msg_size=0) as events:
             prompt_id = await submit(session, prompt, client)
             seconds = await follow(events, prompt, prompt_id)
-        return await fetch_result(session, prompt_id), seconds
+        return await fetch_result(session, prompt_id, node_of(prompt, "SaveImage")), seconds
 
 
 async def upload(session: aiohttp.ClientSession, image: Image.Image) -> str:
@@ -135,24 +135,24 @@ async def follow(events: aiohttp.ClientWebSocketResponse, prompt: dict, prompt_i
     raise DemoError("ComfyUI closed the connection before the run ended.")
 
 
-async def fetch_result(session: aiohttp.ClientSession, prompt_id: str) -> Image.Image:
-    """Return the first picture that the run saved."""
+async def fetch_result(
+    session: aiohttp.ClientSession, prompt_id: str, node_id: str
+) -> Image.Image:
+    """Return the picture that a node saved in a run; others show the picture before."""
     async with session.get(f"/history/{prompt_id}") as response:
         outputs = (await response.json())[prompt_id]["outputs"]
-    saved = [picture for output in outputs.values() for picture in output.get("images", [])]
-    if not saved:
-        raise DemoError(f"{WORKFLOW.name} saved no picture; it needs a Save Image node.")
-    async with session.get("/view", params=saved[0]) as response:
+    (saved,) = outputs[node_id]["images"]
+    async with session.get("/view", params=saved) as response:
         response.raise_for_status()
         return Image.open(io.BytesIO(await response.read())).convert("RGB")
 
 
-def node_of(prompt: dict, class_type: str) -> dict:
-    """Return the first node of that class."""
-    for node in prompt.values():
-        if node["class_type"] == class_type:
-            return node
-    raise DemoError(f"{WORKFLOW.name} holds no {class_type} node.")
+def node_of(prompt: dict, class_type: str) -> str:
+    """Return the id of the only node of that class."""
+    found = [key for key, node in prompt.items() if node["class_type"] == class_type]
+    if len(found) != 1:
+        raise DemoError(f"{WORKFLOW.name} holds {len(found)} {class_type} nodes, not one.")
+    return found[0]
 
 
 def title_of(prompt: dict, node_id: str) -> str:
