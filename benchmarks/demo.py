@@ -135,9 +135,7 @@ async def follow(events: aiohttp.ClientWebSocketResponse, prompt: dict, prompt_i
     raise DemoError("ComfyUI closed the connection before the run ended.")
 
 
-async def fetch_result(
-    session: aiohttp.ClientSession, prompt_id: str, node_id: str
-) -> Image.Image:
+async def fetch_result(session: aiohttp.ClientSession, prompt_id: str, node_id: str) -> Image.Image:
     """Return the picture that a node saved in a run; others show the picture before."""
     async with session.get(f"/history/{prompt_id}") as response:
         outputs = (await response.json())[prompt_id]["outputs"]
