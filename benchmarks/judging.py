@@ -231,8 +231,8 @@ def format_page(settings: JudgeSettings, report: list[str]) -> str:
             " restored whole with a fixed seed. Heavy: blur of 2 pixels, noise 12/255, JPEG 50."
             " Light: noise 2/255, JPEG 85. Means over the pictures. PSNR over RGB; SSIM, GMSD on"
             " luma; the feature distance (EfficientNet-Lite0) and SSIM to the teacher's picture are"
-            " parts of the training loss, so they do not judge by themselves. Energy is the gradient energy, a measure of sharpness. The"
-            " teacher is RealESRGAN_x4plus.",
+            " parts of the training loss, so they do not judge by themselves. Energy is the"
+            " gradient energy, a measure of sharpness. The teacher is RealESRGAN_x4plus.",
             "",
             *report,
             "",
