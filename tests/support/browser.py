@@ -27,6 +27,8 @@ READY_MS = 120_000
 RUN_MS = 240_000
 CLICK_MS = 5_000
 CLICK_ATTEMPTS = 5
+# Longer than the time in which LiteGraph takes two clicks as one double click.
+DOUBLE_CLICK_MS = 400
 # A new user's tutorial and a mini map would cover the page.
 SETTINGS: dict[str, Any] = {
     "Comfy.TutorialCompleted": True,
@@ -168,13 +170,19 @@ class Frontend:
         )
 
     def select(self, node_id: int) -> None:
-        """Click a node's title and wait until the node is selected."""
+        """Click a node's title once it is drawn, and wait until the node is selected."""
         x, y = self.page.evaluate("id => [...app.graph.getNodeById(id).pos]", node_id)
-        self.try_until(
-            lambda: self.page.mouse.click(*self.on_page((x + 80, y - 12))),
-            "id => app.canvas.selectedItems.has(app.graph.getNodeById(id))",
-            node_id,
+        self.page.wait_for_function(
+            "id => app.canvas.visible_nodes.includes(app.graph.getNodeById(id))", arg=node_id
         )
+
+        def click() -> None:
+            # Sooner after another click it would be a double click, which edits the title.
+            self.page.wait_for_timeout(DOUBLE_CLICK_MS)
+            self.page.mouse.click(*self.on_page((x + 80, y - 12)))
+
+        is_selected = "id => app.canvas.selectedItems.has(app.graph.getNodeById(id))"
+        self.try_until(click, is_selected, node_id)
 
     def try_until(self, act: Callable[[], None], is_done: str, argument: Any = None) -> None:
         """Do something with the mouse, again if the page missed it, until a condition holds.
