@@ -19,10 +19,15 @@ from PIL import Image
 from torch import Tensor
 
 from .download import fetch
+from .lettering import draw_lettering
 
 HERE = Path(__file__).resolve().parent
 LONGEST_SIDE = 2400
 SHORT_SIDES = (420, 1350)
+LETTERING_SHARE = 0.06
+# What photographs are reduced to where the training runs on a machine without a network.
+PACKED_LONGEST_SIDE = 900
+PACKED_QUALITY = 87
 
 
 def read_table(name: str) -> list[dict[str, str]]:
@@ -79,6 +84,21 @@ def _save_reduced(source: Path, path: Path) -> None:
     partial.replace(path)
 
 
+def pack_photographs(paths: list[Path], folder: Path) -> None:
+    """Write the photographs to `folder` as WebP, small enough to be carried."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def pack(path: Path) -> None:
+        with Image.open(path) as opened:
+            photograph = opened.convert("RGB")
+        side = (PACKED_LONGEST_SIDE, PACKED_LONGEST_SIDE)
+        photograph.thumbnail(side, Image.Resampling.LANCZOS)
+        photograph.save(folder / f"{path.stem}.webp", quality=PACKED_QUALITY, method=4)
+
+    with ThreadPoolExecutor(os.cpu_count()) as workers:
+        list(workers.map(pack, paths))
+
+
 def draw_tiles(
     path: Path, count: int, side: int, generator: np.random.Generator
 ) -> Iterator[Tensor]:
@@ -100,6 +120,8 @@ def draw_tiles(
         pixels = crops[int(generator.random() < 0.75)]
         if generator.random() < 0.5:
             pixels = pixels[:, ::-1]
+        if generator.random() < LETTERING_SHARE:
+            pixels = draw_lettering(pixels, generator)
         yield torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
 
 

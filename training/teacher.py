@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import spandrel
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .download import fetch
@@ -40,6 +41,32 @@ def load_teacher(cache: Path) -> nn.Module:
     """
     param, weights = read_model_files(cache)
     state_dict = read_ncnn_convolutions(param, weights, list(convolution_names()))
+    model = spandrel.ModelLoader().load_from_state_dict(state_dict).model
+    return model.eval().requires_grad_(False).to(torch.bfloat16, memory_format=torch.channels_last)
+
+
+def pack_teacher(teacher: nn.Module, path: Path) -> None:
+    """Write the teacher in 8 bit, a scale for each filter, small enough to be carried."""
+    packed = {}
+    for name, weight in teacher.state_dict().items():
+        weight = weight.float()
+        if weight.ndim == 1:
+            packed[name] = weight.half()
+            continue
+        scale = weight.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-8) / 127
+        packed[name] = (weight / scale).round().to(torch.int8).contiguous()
+        packed[f"{name}.scale"] = scale.contiguous()
+    save_file(packed, path)
+
+
+def load_packed_teacher(path: Path) -> nn.Module:
+    """Return the network of a file of `pack_teacher`, as `load_teacher` does."""
+    packed = load_file(path)
+    state_dict = {
+        name: value.float() * packed.get(f"{name}.scale", torch.ones(1))
+        for name, value in packed.items()
+        if not name.endswith(".scale")
+    }
     model = spandrel.ModelLoader().load_from_state_dict(state_dict).model
     return model.eval().requires_grad_(False).to(torch.bfloat16, memory_format=torch.channels_last)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,11 @@ class Case:
     lq: Tensor
     teacher: Tensor
 
+    def to(self, device: torch.device) -> Case:
+        """Return the case with its pictures on a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("original", "lq", "teacher")}
+        return replace(self, **moved)
+
 
 def degrade_at(original: Tensor, level: str, seed: int) -> Tensor:
     """Return `original` (1, 3, H, W) degraded by a fixed recipe, `(1, 3, H / 4, W / 4)`.
@@ -80,12 +85,21 @@ def build_cases(
 
 def load_cases(path: Path) -> list[Case]:
     """Return the cases that `save_cases` wrote."""
-    return [Case(**fields) for fields in torch.load(path, weights_only=True)]
+
+    def unpacked(value: object) -> object:
+        return value.float() / 255 if isinstance(value, Tensor) else value
+
+    stored = torch.load(path, weights_only=True)
+    return [Case(**{name: unpacked(value) for name, value in case.items()}) for case in stored]
 
 
 def save_cases(path: Path, cases: list[Case]) -> None:
-    """Write the cases, so that the teacher is asked once only."""
-    torch.save([vars(case) for case in cases], path)
+    """Write the cases in 8 bit, so that the teacher is asked once only."""
+
+    def packed(value: object) -> object:
+        return (value * 255).round().to(torch.uint8) if isinstance(value, Tensor) else value
+
+    torch.save([{name: packed(v) for name, v in vars(case).items()} for case in cases], path)
 
 
 def gradient_energy(image: Tensor) -> Tensor:
@@ -94,12 +108,15 @@ def gradient_energy(image: Tensor) -> Tensor:
     return across + (image[..., 1:, :] - image[..., :-1, :]).square().mean()
 
 
-def restore_all(network: nn.Module, cases: list[Case]) -> list[Tensor]:
-    """Return every case restored by the published chain with fixed noise."""
+def restore_all(
+    network: nn.Module, start: nn.Module, cases: list[Case], device: torch.device
+) -> list[Tensor]:
+    """Return every case restored in one step with fixed noise."""
     restored = []
     for case in cases:
         generator = torch.Generator().manual_seed(SEED)
-        restored.append(restore(network, case.lq, generator))
+        with torch.autocast(device.type, torch.bfloat16):
+            restored.append(restore(network, start, case.lq.to(device), generator).cpu())
     return restored
 
 
@@ -108,12 +125,17 @@ def enlarge_all(cases: list[Case]) -> list[Tensor]:
     return [enlarge_bicubic(case.lq, SCALE).clamp(0, 1) for case in cases]
 
 
-def measure(cases: list[Case], restored: list[Tensor], distance: nn.Module) -> dict[str, float]:
+def measure(
+    cases: list[Case],
+    restored: list[Tensor],
+    distance: nn.Module,
+    device: torch.device = torch.device("cpu"),
+) -> dict[str, float]:
     """Return the mean figures of each level, named `<level>_<figure>`; see `measure_case`."""
     figures = {}
     for level in LEVELS:
         rows = [
-            measure_case(case, image, distance)
+            measure_case(case.to(device), image.to(device), distance)
             for case, image in zip(cases, restored, strict=True)
             if case.level == level
         ]
