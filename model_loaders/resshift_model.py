@@ -145,6 +145,8 @@ class ResShiftModel(comfy.model_base.BaseModel):
             raise ValueError("this model was called without the conditioning of its own node")
         y = y_latent.to(device=x.device, dtype=torch.float32)
         kwargs["y_shift"] = self.model_sampling.shift_scale(t, y)
+        if self.network_config.cond_start:
+            kwargs["y"] = y
         denoised = super()._apply_model(
             x, t, c_concat, c_crossattn, control, transformer_options, **kwargs
         )

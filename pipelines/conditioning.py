@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..images.conversion import image_to_planes, mask_to_plane, planes_to_image
-from ..images.padding import reflect_pad_to_multiple
+from ..images.padding import reflect_pad_to, reflect_pad_to_multiple
 from ..images.resize import enlarge_bicubic
 from ..model_loaders.resshift_model import (
     LATENT_KEY,
@@ -19,6 +19,7 @@ from ..model_loaders.resshift_model import (
     ResShiftModel,
     fit_preview,
 )
+from .start import start_picture
 
 logger = logging.getLogger("resshift-diffbir")
 
@@ -60,7 +61,11 @@ def resshift_model(model: Any) -> ResShiftModel:
 
 
 def prepare_resshift(
-    model: Any, vae: Any, image: Tensor, mask: Tensor | None = None
+    model: Any,
+    vae: Any,
+    image: Tensor,
+    mask: Tensor | None = None,
+    start_image: Tensor | None = None,
 ) -> ResShiftInputs:
     """Return conditioning and start latent for restoring an image.
 
@@ -72,6 +77,9 @@ def prepare_resshift(
         vae: The VAE whose latents it works on.
         image: `(B, H, W, C)` IMAGE; alpha is left out.
         mask: MASK of the image's size, 1 where pixels are to be filled; only for inpainting.
+        start_image: IMAGE of the result's size that the chain starts around, one for each picture
+            or one for all; None takes the picture of the network in the model's file, or where
+            there is none the bicubic enlargement.
     Raises:
         ValueError: If an input does not fit the model; the message says which and what to do.
 
@@ -88,8 +96,7 @@ def prepare_resshift(
         planes = planes * (1 - hole)
 
     planes = reflect_pad_to_multiple(planes, network.size_multiple_px)
-    enlarged = enlarge_bicubic(planes, scale)
-    y = vae.encode(planes_to_image(enlarged))
+    y = vae.encode(planes_to_image(_start(model, planes, start_image, (height, width))))
     lq = planes * 2 - 1
     fit_preview(network, y, lq)
 
@@ -105,6 +112,31 @@ def prepare_resshift(
         width=width * scale,
         height=height * scale,
     )
+
+
+def _start(
+    model: Any, planes: Tensor, start_image: Tensor | None, size: tuple[int, int]
+) -> Tensor:
+    """Return what the chain starts around, `(B, 3, scale H, scale W)` in [0, 1]."""
+    scale = model.model.record.scale
+    if start_image is None:
+        if model.model.network_config.start is not None:
+            return start_picture(model, planes)
+        return enlarge_bicubic(planes, scale)
+    start, _ = image_to_planes(start_image)
+    wanted = (scale * size[0], scale * size[1])
+    if start.shape[-2:] != wanted:
+        raise ValueError(
+            f"'start_image' is {start.shape[-1]}x{start.shape[-2]} and must have the size of the"
+            f" result, {wanted[1]}x{wanted[0]}: enlarge the image by {scale} with any upscaler."
+        )
+    if len(start) not in (1, len(planes)):
+        raise ValueError(
+            f"'start_image' has {len(start)} pictures for {len(planes)} images; give one, or one"
+            " for each."
+        )
+    start = start.clamp(0, 1).expand(len(planes), -1, -1, -1)
+    return reflect_pad_to(start, *(scale * side for side in planes.shape[-2:]))
 
 
 def _check_vae(network: ResShiftModel, vae: Any) -> None:

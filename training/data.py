@@ -27,7 +27,7 @@ SHORT_SIDES = (420, 1350)
 LETTERING_SHARE = 0.06
 # What photographs are reduced to where the training runs on a machine without a network.
 PACKED_LONGEST_SIDE = 900
-PACKED_QUALITY = 87
+PACKED_QUALITY = 83
 
 
 def read_table(name: str) -> list[dict[str, str]]:

@@ -6,9 +6,9 @@ al. 2018 (arXiv 1802.05957).
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 WIDTH = 64
 # Layers as input channels, output channels, side of the kernel and stride. The first sees every
@@ -21,6 +21,33 @@ COARSE = (
 )
 
 
+class SpectralConv(nn.Module):
+    """A convolution whose filters, as a matrix, are divided by their largest singular value.
+
+    Power iterations run in float32 whatever the rest is computed in.
+    """
+
+    direction: Tensor
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, kernel, stride, padding=1)
+        self.register_buffer("direction", F.normalize(torch.randn(after), dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolved `x`."""
+        weight = self.conv.weight
+        with torch.autocast(x.device.type, enabled=False):
+            matrix = weight.flatten(1)
+            with torch.no_grad():
+                right = F.normalize(matrix.mT @ self.direction, dim=0)
+                left = F.normalize(matrix @ right, dim=0)
+                if weight.requires_grad:
+                    self.direction.copy_(left)
+            weight = weight / (left @ (matrix @ right))
+        return F.conv2d(x, weight, self.conv.bias, self.conv.stride, self.conv.padding)
+
+
 class PatchDiscriminator(nn.Module):
     """Judges patches of two sizes: about 20 and about 90 pixels."""
 
@@ -28,8 +55,8 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         self.fine = nn.Sequential(*_layers(FINE))
         self.coarse = nn.Sequential(*_layers(COARSE))
-        self.fine_head = spectral_norm(nn.Conv2d(2 * WIDTH, 1, 3, padding=1))
-        self.coarse_head = spectral_norm(nn.Conv2d(4 * WIDTH, 1, 3, padding=1))
+        self.fine_head = SpectralConv(2 * WIDTH, 1, 3)
+        self.coarse_head = SpectralConv(4 * WIDTH, 1, 3)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return scores of the patches of `image` (B, 3, H, W) in [0, 1], above 0 for photographs.
@@ -44,7 +71,7 @@ class PatchDiscriminator(nn.Module):
 def _layers(sizes: tuple[tuple[int, int, int, int], ...]) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for before, after, kernel, stride in sizes:
-        layers.append(spectral_norm(nn.Conv2d(before, after, kernel, stride, padding=1)))
+        layers.append(SpectralConv(before, after, kernel, stride))
         layers.append(nn.LeakyReLU(0.2))
     return layers
 

@@ -76,9 +76,7 @@ class FeatureDistance(nn.Module):
 def save_features(path: Path) -> None:
     """Write the weights that `FeatureDistance` reads, in 16 bit."""
     weights = FeatureDistance().state_dict()
-    save_file(
-        {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, path
-    )
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, path)
 
 
 def _normalize(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,7 +36,7 @@ START_CREDIT = (
 )
 TEACHER_CREDIT = "teacher RealESRGAN_x4plus by Xintao Wang et al. (BSD-3-Clause)"
 FEATURE_CREDIT = "feature distance on EfficientNet-Lite0 (Apache-2.0)"
-FIRST_TILES = 4
+FIRST_SECONDS = 12.0
 TILES_TIMEOUT_S = 600
 
 
@@ -86,6 +86,7 @@ def pack(arguments: argparse.Namespace) -> None:
 def train(arguments: argparse.Namespace) -> None:
     """Train, and keep what comes of it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True  # few shapes, many steps
     run_folder: Path = arguments.cache / "runs" / arguments.run
     run_folder.mkdir(parents=True, exist_ok=True)
     with tile_writers(arguments):
@@ -94,18 +95,18 @@ def train(arguments: argparse.Namespace) -> None:
             teacher = load_packed_teacher(arguments.packed / "teacher.safetensors")
             features = FeatureDistance(arguments.packed / "features.safetensors")
             start_weights = load_file(arguments.packed / "start.safetensors")
-            cases = load_cases(arguments.packed / "validation.pt")
+            cases_path = arguments.packed / "validation.pt"
         else:
             teacher, features = load_teacher(downloads), FeatureDistance()
             start_weights = read_start(downloads)
             cases_path = arguments.cache / "validation.pt"
             if not cases_path.exists():
                 save_cases(cases_path, build_cases(teacher))
-            cases = load_cases(cases_path)
+        cases = load_cases(cases_path) if arguments.judge else []
         start = build_start({name: w.float() for name, w in start_weights.items()}).to(device)
         features.to(device)
         pool = Pool(pool_folder(arguments), device, teacher.to(device), start, features)
-        wait_for_tiles(pool, min(FIRST_TILES, arguments.pool_files))
+        wait_for_tiles(pool)
         shapes = {} if device.type == "cuda" else {"shapes": CPU_SHAPES}
         settings = TrainSettings(minutes=arguments.minutes, seed=arguments.seed, **shapes)
         trainer = Trainer(settings, pool, start, features, device)
@@ -119,7 +120,7 @@ def train(arguments: argparse.Namespace) -> None:
             trainer.forward = torch.compile(trainer.network)
 
         def export() -> None:
-            keep(trainer, start_weights, run_folder, arguments.judge, cases)
+            keep(trainer, start_weights, run_folder, cases)
             trainer.save_state(state)
 
         trainer.run(run_folder / "losses.csv", arguments.export_minutes, export)
@@ -129,7 +130,6 @@ def keep(
     trainer: Trainer,
     start_weights: dict[str, Tensor],
     run_folder: Path,
-    judges: bool,
     cases: list,
 ) -> None:
     """Export the averaged weights with the start's, and their figures where they are asked for."""
@@ -148,7 +148,7 @@ def keep(
         {},
     )
     print(f"exported at step {trainer.step}", flush=True)
-    if judges:
+    if cases:
         restored = restore_all(trainer.average, trainer.start, cases, trainer.device)
         figures = measure(cases, restored, trainer.loss.features, trainer.device)
         figures = {"step": trainer.step, "minutes": trainer.seconds / 60, **figures}
@@ -160,16 +160,14 @@ def keep(
 @contextmanager
 def tile_writers(arguments: argparse.Namespace) -> Iterator[None]:
     """Write the pool's tiles in processes of their own meanwhile."""
-    own = [sys.executable, str(Path(sys.argv[0]).resolve())]
-    passed: Sequence[str] = ["--cache", str(arguments.cache), "--threads", "1"]
+    command = [sys.executable, str(Path(sys.argv[0]).resolve()), "--threads", "1"]
+    command += ["--cache", str(arguments.cache), "--pool-files", str(arguments.pool_files)]
     if arguments.packed:
-        passed = [*passed, "--packed", str(arguments.packed)]
+        command += ["--packed", str(arguments.packed)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     writers = [
         subprocess.Popen(
-            [*own, *passed, "--pool-files", str(arguments.pool_files)]
-            + ["--write-tiles", str(number), str(arguments.writers)],
-            env=environment,
+            [*command, "--write-tiles", str(number), str(arguments.writers)], env=environment
         )
         for number in range(arguments.writers)
     ]
@@ -181,17 +179,17 @@ def tile_writers(arguments: argparse.Namespace) -> Iterator[None]:
             writer.wait()
 
 
-def wait_for_tiles(pool: Pool, files: int) -> None:
-    """Wait until the first files of the pool are there and read.
+def wait_for_tiles(pool: Pool) -> None:
+    """Read what there is of the pool, for some seconds; wait for its first file if there is none.
 
     Raises:
-        TimeoutError: If they do not come.
+        TimeoutError: If none comes.
     """
     end = time.monotonic() + TILES_TIMEOUT_S
-    while True:
-        pool.refresh(most=files)
-        if len(pool):
-            return
+    while not len(pool):
         if time.monotonic() > end:
             raise TimeoutError("no tiles were written; see what the writers printed")
-        time.sleep(0.5)
+        pool.refresh(seconds=FIRST_SECONDS)
+        time.sleep(0.2)
+    pool.refresh(seconds=FIRST_SECONDS)
+    print(f"{len(pool)} tiles to begin with", flush=True)

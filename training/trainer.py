@@ -271,13 +271,13 @@ class Trainer:
         goal = Goal(batch.photograph, batch.teacher, batch.trust, detail)
         with torch.autocast(self.device.type, torch.bfloat16):
             x_0 = predict(self.forward, batch.x, batch.y, batch.lq, index, eta, kappa)
-            image = from_latent(x_0)
-            parts = self._judge(image.detach(), batch.photograph, detail)
-            self.discriminator.requires_grad_(False)
-            gradient, values = self.loss.gradient(
-                image, goal, self.discriminator, adversarial=self.adversarial_share()
-            )
-            self.discriminator.requires_grad_(True)
+        image = from_latent(x_0)
+        parts = self._judge(image.detach(), batch.photograph, detail)
+        self.discriminator.requires_grad_(False)
+        gradient, values = self.loss.gradient(
+            image, goal, self.discriminator, adversarial=self.adversarial_share()
+        )
+        self.discriminator.requires_grad_(True)
         self.network.zero_grad(set_to_none=True)
         image.backward(gradient)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
@@ -291,9 +291,10 @@ class Trainer:
     def _judge(self, fake: Tensor, photograph: Tensor, detail: Tensor) -> dict[str, Tensor]:
         """Train the discriminator on one batch."""
         optimizer, _ = self.judging
-        real = doubt(self.discriminator(photograph), photographs=True).mean()
-        weight = detail.clamp(max=1)
-        made = (weight * doubt(self.discriminator(fake), photographs=False)).mean()
+        with torch.autocast(self.device.type, torch.bfloat16):
+            of_real, of_fake = self.discriminator(photograph), self.discriminator(fake)
+        real = doubt(of_real, photographs=True).mean()
+        made = (detail.clamp(max=1) * doubt(of_fake, photographs=False)).mean()
         self.discriminator.zero_grad(set_to_none=True)
         (real + made).backward()
         optimizer.step()
@@ -329,9 +330,7 @@ class Trainer:
 
     # The run
 
-    def run(
-        self, losses: Path, export_minutes: float, export: Callable[[], None]
-    ) -> None:
+    def run(self, losses: Path, export_minutes: float, export: Callable[[], None]) -> None:
         """Train until the time is up.
 
         Args:

@@ -129,7 +129,7 @@ def measure(
     cases: list[Case],
     restored: list[Tensor],
     distance: nn.Module,
-    device: torch.device = torch.device("cpu"),
+    device: torch.device,
 ) -> dict[str, float]:
     """Return the mean figures of each level, named `<level>_<figure>`; see `measure_case`."""
     figures = {}
