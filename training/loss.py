@@ -42,8 +42,8 @@ class LossShares:
     structure: float = 0.5
     feature: float = 1.5
     energy: float = 0.15
-    phase: float = 0.3
-    adversarial: float = 1.0
+    phase: float = 0.6
+    adversarial: float = 0.6
 
 
 @dataclass

@@ -59,7 +59,7 @@ class TrainSettings:
     minutes: float = 95.0
     matrix_rate: float = 1.5e-3
     other_rate: float = 5e-4
-    discriminator_rate: float = 3e-4
+    discriminator_rate: float = 4e-4
     warmup_steps: int = 50
     final_rate: float = 0.01
     weight_decay: float = 0.01
@@ -69,8 +69,8 @@ class TrainSettings:
     prior_share: float = 0.75
     kappa_share: float = 0.4
     chain_share: float = 0.125
-    quiet_steps: int = 100
-    ramp_steps: int = 300
+    quiet_steps: int = 300
+    ramp_steps: int = 700
     shares: LossShares = field(default_factory=LossShares)
     seed: int = 0
 

@@ -7,6 +7,7 @@ released weights keep their keys here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import comfy.ops
@@ -67,7 +68,7 @@ class CompactNet(nn.Module):
         plain: dict[str, Any] = {"dtype": dtype, "device": device}
         widths = [3, *[config.features] * (config.convolutions + 1)]
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             layers.append(operations.Conv2d(before, after, 3, padding=1, **plain))
             layers.append(ParametricReLU(after, **plain))
         folded = 3 * config.scale**2
