@@ -17,6 +17,7 @@ from .resshift_sampling import (
     batch_noise_input,
     randomness_input,
     seed_input,
+    start_image_input,
     steps_input,
 )
 from .tiles import tile_choice_input, tile_input, tile_overlap_input
@@ -103,6 +104,7 @@ class ResShiftRestoreImage(io.ComfyNode):
                 ),
                 tile_choice_input(),
                 frames_at_once_input(),
+                start_image_input(),
             ],
             outputs=[io.Image.Output(tooltip="The restored images.")],
         )
@@ -125,6 +127,7 @@ class ResShiftRestoreImage(io.ComfyNode):
         mask: Tensor | None = None,
         tile_choice: TileChoice = "fixed",
         frames_at_once: int = FRAMES_AT_ONCE,
+        start_image: Tensor | None = None,
     ) -> io.NodeOutput:
         """Restore the images."""
         return io.NodeOutput(
@@ -140,5 +143,6 @@ class ResShiftRestoreImage(io.ComfyNode):
                 batch_noise=batch_noise,
                 tiles=TileSettings(tiling, tile, tile_overlap, tile_choice),
                 frames_at_once=frames_at_once,
+                start_image=start_image,
             )
         )

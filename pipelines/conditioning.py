@@ -114,29 +114,41 @@ def prepare_resshift(
     )
 
 
-def _start(
-    model: Any, planes: Tensor, start_image: Tensor | None, size: tuple[int, int]
-) -> Tensor:
+def _start(model: Any, planes: Tensor, start_image: Tensor | None, size: tuple[int, int]) -> Tensor:
     """Return what the chain starts around, `(B, 3, scale H, scale W)` in [0, 1]."""
     scale = model.model.record.scale
     if start_image is None:
         if model.model.network_config.start is not None:
             return start_picture(model, planes)
         return enlarge_bicubic(planes, scale)
+    start = check_start_image(start_image, scale, size, len(planes))
+    return reflect_pad_to(start, *(scale * side for side in planes.shape[-2:]))
+
+
+def check_start_image(start_image: Tensor, scale: int, size: tuple[int, int], count: int) -> Tensor:
+    """Return a picture to start from for each image, `(B, 3, scale H, scale W)` in [0, 1].
+
+    Args:
+        start_image: `(1 or B, scale H, scale W, C)` IMAGE; alpha is left out.
+        scale: Side of the result over that of the image.
+        size: H and W of the images.
+        count: B.
+    Raises:
+        ValueError: If its size or number is another.
+    """
     start, _ = image_to_planes(start_image)
-    wanted = (scale * size[0], scale * size[1])
-    if start.shape[-2:] != wanted:
+    height, width = (scale * side for side in size)
+    if start.shape[-2:] != (height, width):
         raise ValueError(
             f"'start_image' is {start.shape[-1]}x{start.shape[-2]} and must have the size of the"
-            f" result, {wanted[1]}x{wanted[0]}: enlarge the image by {scale} with any upscaler."
+            f" result, {width}x{height}: enlarge the image {scale} times with any upscaler."
         )
-    if len(start) not in (1, len(planes)):
+    if len(start) not in (1, count):
         raise ValueError(
-            f"'start_image' has {len(start)} pictures for {len(planes)} images; give one, or one"
-            " for each."
+            f"'start_image' has {len(start)} pictures for {count} images; give one, or one for"
+            " each."
         )
-    start = start.clamp(0, 1).expand(len(planes), -1, -1, -1)
-    return reflect_pad_to(start, *(scale * side for side in planes.shape[-2:]))
+    return start.clamp(0, 1).expand(count, -1, -1, -1)
 
 
 def _check_vae(network: ResShiftModel, vae: Any) -> None:

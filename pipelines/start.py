@@ -34,9 +34,7 @@ def start_picture(model: Any, planes: Tensor) -> Tensor:
     needed = HELD_MAPS * config.features * side * side * element
     comfy.model_management.load_models_gpu([model], memory_required=needed)
     device = comfy.model_management.intermediate_device()
-    made = torch.empty(
-        len(planes), 3, config.scale * height, config.scale * width, device=device
-    )
+    made = torch.empty(len(planes), 3, config.scale * height, config.scale * width, device=device)
     for index in range(len(planes)):
         for top in range(0, height, CORE_PX):
             comfy.model_management.throw_exception_if_processing_interrupted()
