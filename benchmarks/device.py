@@ -75,7 +75,7 @@ def mode(name: str, *flags: str, **options: Any) -> Part:
     return Part(f"mode {name}", function, 40, needs=SPANDREL, flags=flags, **options)
 
 
-# Parts of a group run at the same time. What measures speed runs alone, but for the compiled
+# Parts of a group run at the same time, with tiny networks all but the first group. What measures speed runs alone, but for the compiled
 # networks, whose compiler works longer than the mode beside it.
 GROUPS: tuple[tuple[Part, ...], ...] = (
     (
@@ -162,7 +162,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         output.mkdir(parents=True, exist_ok=True)
         for name in (RESULTS, LOG):
             (output / name).unlink(missing_ok=True)
-        for group in GROUPS:
+        for group in (GROUPS[0], sum(GROUPS[1:], ())) if arguments.tiny else GROUPS:
             parts = [part for part in group if is_chosen(part, arguments)]
             run_group(parts, Path(folder), output.resolve(), arguments.tiny, end)
             rows = read_rows(output / RESULTS)
@@ -252,7 +252,7 @@ def start_part(
 ) -> subprocess.Popen[bytes]:
     """Start the process of a part."""
     cores = os.cpu_count() or 1
-    threads = max(1, cores // part.shares) if part.on_cpu and not tiny else 0
+    threads = 1 if tiny else max(1, cores // part.shares) if part.on_cpu else 0
     job = {
         "part": part.name,
         "function": part.function,
@@ -268,7 +268,8 @@ def start_part(
         "cuda_malloc": part.cuda_malloc,
     }
     command = [sys.executable, str(WORKER), json.dumps(job)]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, env=environment)
 
 
 if __name__ == "__main__":

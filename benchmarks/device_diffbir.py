@@ -43,11 +43,14 @@ def stage_one_checks(setting: Setting) -> Checks:
 def diffbir_checks(setting: Setting, precision: str) -> Checks:
     """Return both stages, by name: the kind of bound and the call."""
     checks = stage_one_checks(setting) if precision == "fp32" else {}
-    return {**checks, **second_stage_checks(setting, tiny=setting.tiny)}
+    return {**checks, **second_stage_checks(setting, precision, tiny=setting.tiny)}
 
 
-def second_stage_checks(setting: Setting, *, tiny: bool, prefix: str = "") -> Checks:
+def second_stage_checks(
+    setting: Setting, precision: str, *, tiny: bool, prefix: str = ""
+) -> Checks:
     """Return control, UNet, tiles and guidance on one picture."""
+    choose_precision(precision)
     side = 64 if tiny else 256
     folder = setting.folder / f"control {prefix}"  # its file is written anew by every process
     folder.mkdir(exist_ok=True)

@@ -23,7 +23,7 @@ from .device_parity import (
     write_reference,
 )
 from .device_report import Report
-from .device_setting import Setting, allow_tf32, choose_precision, draw_pictures
+from .device_setting import Setting, allow_tf32, draw_pictures
 from .measuring import time_once
 from .weights import PRESET, UNET_FILE, VQ_FILE
 
@@ -33,7 +33,7 @@ SMALL = "small networks, "
 
 def diffbir_checks(setting: Setting, precision: str) -> Checks:
     """Return DiffBIR's second stage with tiny networks, whose loading costs no time."""
-    return second_stage_checks(setting, tiny=True, prefix=SMALL)
+    return second_stage_checks(setting, precision, tiny=True, prefix=SMALL)
 
 
 def write_modes_reference(setting: Setting, report: Report) -> None:
@@ -45,10 +45,9 @@ def try_mode(setting: Setting, report: Report) -> None:
     """Restore a picture by each model in the mode of this process, and compare with the CPU's."""
     comfy.utils.set_progress_bar_enabled(False)
     allow_tf32(False)
-    choose_precision("fp32")
     picture = draw_pictures(1, setting.sized(64, 16))
 
-    def restored(name: str, model: Any, vae: Any) -> None:
+    def restored(name: str, kind: str, model: Any, vae: Any) -> None:
         if setting.mode == PARTLY:
             leave_room_for_half(model)
 
@@ -61,16 +60,17 @@ def try_mode(setting: Setting, report: Report) -> None:
             first = time_once(call, setting.device)
             again = [time_once(call, setting.device) for _ in range(3)]
             report_difference(
-                report, name, "fp32", "run", made[-1], read_reference(setting, name),
+                report, name, "fp32", kind, made[-1], read_reference(setting, name),
                 first_seconds=first, seconds=min(again),
                 loaded=model.loaded_size() / max(1, model.model_size()),
             )  # fmt: skip
 
     with report.attempt("ResShift", "fp32"):
         model = load_resshift(setting.folder / UNET_FILE, preset=PRESET, dtype="fp32")
-        restored(CHAIN_PICTURE, model, load_vq_vae(setting.folder / VQ_FILE, dtype="fp32"))
+        vae = load_vq_vae(setting.folder / VQ_FILE, dtype="fp32")
+        restored(CHAIN_PICTURE, "codes", model, vae)
     with report.attempt("bundled", "fp32"):
-        restored(BUNDLED_PICTURE, load_bundled_model(dtype="fp32"), bundled_vae())
+        restored(BUNDLED_PICTURE, "run", load_bundled_model(dtype="fp32"), bundled_vae())
     with report.attempt("DiffBIR", "fp32"):
         for name, (kind, call) in diffbir_checks(setting, "fp32").items():
             with report.attempt(name, "fp32"):

@@ -23,7 +23,7 @@ from ..pipelines.restore import restore_with_resshift
 from ..pipelines.sampling import sample_resshift
 from ..pipelines.tiles import TileSettings
 from .device_report import Report
-from .device_setting import Setting, allow_tf32, choose_precision, draw_latent, draw_pictures
+from .device_setting import Setting, allow_tf32, draw_latent, draw_pictures
 from .weights import PRESET, UNET_FILE, VQ_FILE, write_checkpoints
 
 # Largest ‖out - ref‖ / ‖ref‖. A network is one call; a run is many, whose errors add up; codes are
@@ -103,7 +103,6 @@ def write_resshift_reference(setting: Setting, report: Report) -> None:
 def write_reference(setting: Setting, report: Report, builder: Builder) -> None:
     """Keep what every check makes, in float32."""
     comfy.utils.set_progress_bar_enabled(False)
-    choose_precision("fp32")
     for name, (_, call) in builder(setting, "fp32").items():
         with report.attempt(name, "fp32"):
             start = time.perf_counter()
@@ -135,7 +134,6 @@ def compare(setting: Setting, report: Report, builder: Builder) -> None:
     comfy.utils.set_progress_bar_enabled(False)
     allow_tf32(False)
     for precision in setting.precisions:
-        choose_precision(precision)
         with report.attempt("load", precision):
             for name, (kind, call) in builder(setting, precision).items():
                 with report.attempt(name, precision):

@@ -21,7 +21,7 @@ from ..pipelines.tiles import TileSettings
 from .device_facts import launch_seconds
 from .device_parity import unet_call
 from .device_report import Report
-from .device_setting import Setting, choose_precision, draw_latent, draw_pictures
+from .device_setting import Setting, draw_latent, draw_pictures
 from .measuring import measure, synchronize, time_once
 from .weights import PRESET, UNET_FILE, VQ_FILE
 
@@ -152,7 +152,6 @@ def profile_resshift(setting: Setting, report: Report) -> None:
     """Write what a four-step run spends its time on, and time its network without launches."""
     comfy.utils.set_progress_bar_enabled(False)
     precision, side, large = setting.half, setting.sized(64, 16), setting.sized(256, 32)
-    choose_precision(precision)
     report.add("fact", "launch", value=launch_seconds(setting.device))
     with report.attempt("ResShift", precision):
         model = load_resshift(setting.folder / UNET_FILE, preset=PRESET, dtype=precision)
@@ -230,7 +229,7 @@ def count_waits(call: Callable[[], object]) -> Counter[str]:
     return Counter(
         f"{'/'.join(Path(each.filename).parts[-3:])}:{each.lineno}"
         for each in caught
-        if "synchroniz" in str(each.message)
+        if "called a synchronizing" in str(each.message)
     )
 
 
