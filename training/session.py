@@ -86,7 +86,6 @@ def pack(arguments: argparse.Namespace) -> None:
 def train(arguments: argparse.Namespace) -> None:
     """Train, and keep what comes of it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cudnn.benchmark = True  # few shapes, many steps
     run_folder: Path = arguments.cache / "runs" / arguments.run
     run_folder.mkdir(parents=True, exist_ok=True)
     with tile_writers(arguments):

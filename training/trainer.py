@@ -64,13 +64,13 @@ class TrainSettings:
     final_rate: float = 0.01
     weight_decay: float = 0.01
     clip: float = 1.0
-    ema: float = 0.999
-    shapes: tuple[tuple[int, int, int, float], ...] = ((64, 64, 32, 0.85), (96, 96, 14, 0.15))
+    ema: float = 0.998
+    shapes: tuple[tuple[int, int, int, float], ...] = ((64, 64, 64, 0.85), (96, 96, 28, 0.15))
     prior_share: float = 0.75
     kappa_share: float = 0.4
     chain_share: float = 0.125
-    quiet_steps: int = 300
-    ramp_steps: int = 700
+    quiet_steps: int = 150
+    ramp_steps: int = 350
     shares: LossShares = field(default_factory=LossShares)
     seed: int = 0
 
