@@ -97,9 +97,9 @@ GROUPS: tuple[tuple[Part, ...], ...] = (
         Part("parity ResShift", "device_parity:compare_resshift", 60),
         Part("parity DiffBIR", "device_diffbir:compare_diffbir", 75, needs=SPANDREL),
     ),
-    (Part("speed ResShift", "device_speed:time_resshift", 60),),
+    (Part("speed ResShift", "device_speed:time_resshift", 75),),
     (Part("profile", "device_speed:profile_resshift", 40, cuda_malloc=False),),
-    (Part("speed DiffBIR", "device_diffbir:time_diffbir", 50, needs=SPANDREL),),
+    (Part("speed DiffBIR", "device_diffbir:time_diffbir", 60, needs=SPANDREL),),
     (
         mode("dynamic memory", dynamic=True, in_tiny=False),
         mode("normal"),
