@@ -35,7 +35,6 @@ NEEDED = (
 )  # fmt: skip
 SPANDREL = "spandrel"
 COMPILE = "comfy_api.torch_helpers"
-REFERENCES = 3
 # A part that starts later cannot get as far as its first result.
 LEAST_SECONDS = 10
 
@@ -48,8 +47,8 @@ class Part:
         name: What it is called.
         function: `module:function` in this folder.
         limit: Seconds after which it is ended.
-        on_cpu: Whether it runs on the CPU even where there is a card.
-        shares: How many processes share the CPU's cores.
+        cores: Share of the CPU's cores for what runs on the CPU even where there is a card; 0 runs
+            on the card.
         needs: A module without which it is left out.
         flags: ComfyUI's options.
         dynamic: Whether memory is dynamic, ComfyUI's default on NVIDIA.
@@ -60,8 +59,7 @@ class Part:
     name: str
     function: str
     limit: float
-    on_cpu: bool = False
-    shares: int = 1
+    cores: float = 0
     needs: str = ""
     flags: tuple[str, ...] = ()
     dynamic: bool = False
@@ -75,31 +73,23 @@ def mode(name: str, *flags: str, **options: Any) -> Part:
     return Part(f"mode {name}", function, 40, needs=SPANDREL, flags=flags, **options)
 
 
-# Parts of a group run at the same time, with tiny networks all but the first group. What measures speed runs alone, but for the compiled
-# networks, whose compiler works longer than the mode beside it.
+# Parts of a group run at the same time; with tiny networks all but the first group do. What measures
+# speed runs alone, but for the compiled networks, whose compiler works longer than the mode beside
+# it.
 GROUPS: tuple[tuple[Part, ...], ...] = (
     (
         Part("facts", "device_facts:report_facts", 60),
-        Part("reference ResShift", "device_parity:write_resshift_reference", 80, True, REFERENCES),
-        Part(
-            "reference DiffBIR",
-            "device_diffbir:write_diffbir_reference",
-            80,
-            True,
-            REFERENCES,
-            SPANDREL,
-        ),
-        Part(
-            "reference modes", "device_modes:write_modes_reference", 80, True, REFERENCES, SPANDREL
-        ),
+        Part("reference ResShift", "device_parity:write_resshift_reference", 90, 0.4),
+        Part("reference DiffBIR", "device_diffbir:write_diffbir_reference", 90, 0.4, SPANDREL),
+        Part("reference modes", "device_modes:write_modes_reference", 90, 0.1, SPANDREL),
     ),
     (
         Part("parity ResShift", "device_parity:compare_resshift", 60),
         Part("parity DiffBIR", "device_diffbir:compare_diffbir", 75, needs=SPANDREL),
     ),
-    (Part("speed ResShift", "device_speed:time_resshift", 60),),
+    (Part("speed ResShift", "device_speed:time_resshift", 75),),
     (Part("profile", "device_speed:profile_resshift", 40, cuda_malloc=False),),
-    (Part("speed DiffBIR", "device_diffbir:time_diffbir", 50, needs=SPANDREL),),
+    (Part("speed DiffBIR", "device_diffbir:time_diffbir", 60, needs=SPANDREL),),
     (
         mode("dynamic memory", dynamic=True, in_tiny=False),
         mode("normal"),
@@ -208,7 +198,7 @@ def is_chosen(part: Part, arguments: argparse.Namespace) -> bool:
         return False
     if arguments.tiny and not part.in_tiny:
         return False
-    return arguments.only in part.name or part.on_cpu
+    return arguments.only in part.name or part.cores > 0
 
 
 def run_group(parts: Sequence[Part], folder: Path, output: Path, tiny: bool, end: float) -> None:
@@ -224,18 +214,16 @@ def run_group(parts: Sequence[Part], folder: Path, output: Path, tiny: bool, end
         try:
             running += ((part, start_part(part, folder, output, tiny, log)) for part in parts)
             for part, process in running:
-                wait_for(part, process, start, end, Report(part.name, output / RESULTS))
+                limit = end if tiny else min(start + part.limit, end)
+                wait_for(process, start, limit, Report(part.name, output / RESULTS))
         finally:
             for _, process in running:
                 process.kill()
                 process.wait()
 
 
-def wait_for(
-    part: Part, process: subprocess.Popen[bytes], start: float, end: float, report: Report
-) -> None:
+def wait_for(process: subprocess.Popen[bytes], start: float, limit: float, report: Report) -> None:
     """Wait until a part is done or its time is over, and report how it ended."""
-    limit = min(start + part.limit, end)
     try:
         status = process.wait(max(0.1, limit - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -251,8 +239,9 @@ def start_part(
     part: Part, folder: Path, output: Path, tiny: bool, log: Any
 ) -> subprocess.Popen[bytes]:
     """Start the process of a part."""
-    cores = os.cpu_count() or 1
-    threads = 1 if tiny else max(1, cores // part.shares) if part.on_cpu else 0
+    threads = 1 if tiny else 0  # 0 leaves the number to torch
+    if part.cores and not tiny:
+        threads = max(1, int(part.cores * (os.cpu_count() or 1)))
     job = {
         "part": part.name,
         "function": part.function,
@@ -260,7 +249,7 @@ def start_part(
         "output": str(output),
         "results": str(output / RESULTS),
         "tiny": tiny,
-        "cpu": tiny or part.on_cpu,
+        "cpu": tiny or part.cores > 0,
         "threads": threads,
         "mode": part.name.removeprefix("mode "),
         "flags": part.flags,

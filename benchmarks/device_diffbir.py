@@ -17,7 +17,7 @@ from ..pipelines.tiles import patch_tiles
 from .device_parity import Checks, compare, write_reference
 from .device_report import Report
 from .device_setting import Setting, choose_precision, draw_pictures
-from .device_speed import TARGETS, report_speed
+from .device_speed import TARGETS, report_profile, report_speed
 from .diffbir import DiffBIRRun, prepare_run, sample_run, stage_one_network
 
 STAGE_ONE = {"swinir": "SwinIR", "bsrnet": "BSRNet x4", "scunet": "SCUNet"}
@@ -125,6 +125,7 @@ def time_diffbir(setting: Setting, report: Report) -> None:
             setting, report, f"DiffBIR step {side} px, RGB guidance", precision,
             lambda: sample_run(run, steps=1, cfg=1.0, **rgb),
         )  # fmt: skip
+        report_profile(setting, report, "DiffBIR", lambda: sample_run(run, steps=2))
     comfy.model_management.unload_all_models()
     for kind, network_name in STAGE_ONE.items():
         with report.attempt(network_name, "fp32"):

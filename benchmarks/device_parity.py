@@ -44,7 +44,7 @@ Builder = Callable[[Setting, str], Checks]
 def resshift_checks(setting: Setting, precision: str) -> Checks:
     """Return everything of ResShift, by name: the kind of bound and the call."""
     side = setting.sized(64, 16)
-    picture, tall = draw_pictures(1, side), draw_pictures(1, side * 3 // 2)
+    picture, wide = draw_pictures(1, side), draw_pictures(1, side * 3 // 2)[:, :side]
     model = load_resshift(setting.folder / UNET_FILE, preset=PRESET, dtype=precision)
     vae = load_vq_vae(setting.folder / VQ_FILE, dtype=precision)
     bundled = load_bundled_model(dtype=precision)
@@ -63,7 +63,7 @@ def resshift_checks(setting: Setting, precision: str) -> Checks:
         CHAIN_PICTURE: ("codes", lambda: restore_with_resshift(model, vae, picture, seed=0)),
         "ResShift 4 steps, tiles": (
             "codes",
-            lambda: restore_with_resshift(model, vae, tall, seed=0, tiles=tiles),
+            lambda: restore_with_resshift(model, vae, wide, seed=0, tiles=tiles),
         ),
         BUNDLED_PICTURE: (
             "run",
