@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -106,8 +107,7 @@ def train(arguments: argparse.Namespace) -> None:
         features.to(device)
         pool = Pool(pool_folder(arguments), device, teacher.to(device), start, features)
         wait_for_tiles(pool)
-        shapes = {} if device.type == "cuda" else {"shapes": CPU_SHAPES}
-        settings = TrainSettings(minutes=arguments.minutes, seed=arguments.seed, **shapes)
+        settings = train_settings(arguments, device)
         trainer = Trainer(settings, pool, start, features, device)
         state = run_folder / "state.pt"
         if state.exists():
@@ -123,6 +123,22 @@ def train(arguments: argparse.Namespace) -> None:
             trainer.save_state(state)
 
         trainer.run(run_folder / "losses.csv", arguments.export_minutes, export)
+
+
+def train_settings(arguments: argparse.Namespace, device: torch.device) -> TrainSettings:
+    """Return the settings that the command line and the device ask for."""
+    usual = TrainSettings()
+    given = {"adversarial": arguments.adversarial, "energy": arguments.energy}
+    shares = {name: share for name, share in given.items() if share is not None}
+    return replace(
+        usual,
+        minutes=arguments.minutes,
+        seed=arguments.seed,
+        matrix_rate=arguments.rates * usual.matrix_rate,
+        other_rate=arguments.rates * usual.other_rate,
+        shapes=usual.shapes if device.type == "cuda" else CPU_SHAPES,
+        shares=replace(usual.shares, **shares),
+    )
 
 
 def keep(

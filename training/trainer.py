@@ -75,7 +75,7 @@ class TrainSettings:
     seed: int = 0
 
 
-CPU_SHAPES = ((32, 32, 8, 0.8), (64, 64, 2, 0.2))
+CPU_SHAPES = ((32, 32, 8, 0.5), (48, 48, 4, 0.3), (64, 64, 2, 0.2))
 
 
 @dataclass
@@ -272,7 +272,9 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16):
             x_0 = predict(self.forward, batch.x, batch.y, batch.lq, index, eta, kappa)
         image = from_latent(x_0)
-        parts = self._judge(image.detach(), batch.photograph, detail)
+        parts = {}
+        if settings.shares.adversarial:
+            parts = self._judge(image.detach(), batch.photograph, detail)
         self.discriminator.requires_grad_(False)
         gradient, values = self.loss.gradient(
             image, goal, self.discriminator, adversarial=self.adversarial_share()
