@@ -237,6 +237,10 @@ class RestorationVAE(comfy.sd.VAE):
         network.load_state_dict(state_dict, assign=self.patcher.is_dynamic())
         self.model_size()
 
+    def get_sd(self) -> dict[str, torch.Tensor]:
+        """Return the weights in the plain layout, the only one that safetensors takes."""
+        return {key: weight.contiguous() for key, weight in super().get_sd().items()}
+
 
 def _scores_bytes(tokens: int, size: int, device: torch.device) -> float:
     """Return the bytes of scores that ComfyUI's attention of VAEs holds at once.

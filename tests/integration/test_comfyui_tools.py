@@ -215,3 +215,31 @@ def test_select_model_device_takes_a_resshift_model(comfy: InProcessComfy):
     with dynamic_memory():
         found = sampled(comfy, on_cpu)
     torch.testing.assert_close(found, sampled(comfy), rtol=0, atol=1e-5)
+
+
+def test_a_saved_vae_is_the_same_when_loaded(comfy: InProcessComfy):
+    from pack.tests.support.graph import Graph
+
+    graph = Graph(comfy)
+    vae = graph("ResShiftVAELoader", vae_name="autoencoder_vq_f4.pth")
+    graph("VAESave", vae=vae, filename_prefix="vae/saved")
+    original = graph.run(vae=vae)
+    (saved,) = (comfy.base / "output" / "vae").glob("saved_*.safetensors")
+    saved.rename(comfy.base / "models" / "vae" / "saved.safetensors")
+    graph = Graph(comfy)
+    loaded = graph.run(vae=graph("ResShiftVAELoader", vae_name="saved.safetensors"))
+    expected = original.get_sd()
+    assert loaded.get_sd().keys() == expected.keys()
+    for key, weight in loaded.get_sd().items():
+        assert torch.equal(weight, expected[key]), key
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_the_vae_is_loaded_in_the_dtype_that_is_chosen(comfy: InProcessComfy, dtype, expected):
+    from pack.tests.support.graph import Graph
+
+    graph = Graph(comfy)
+    vae = graph("ResShiftVAELoader", vae_name="autoencoder_vq_f4.pth", dtype=dtype)
+    loaded = graph.run(vae=vae)
+    assert loaded.vae_dtype == expected
+    assert {weight.dtype for weight in loaded.get_sd().values()} == {expected}
