@@ -27,7 +27,7 @@ from pack.tests.support.diffbir import (
     tiny_weights,
 )
 from pack.tests.support.objects import folded_pair, inpaint_pair, tiny_pair
-from pack.tests.support.second_device import MODES, Mode, comfyui_on
+from pack.tests.support.second_device import MODES, Mode, comfyui_on, library
 from pack.tests.support.tiny import picture
 
 SKIPPED = second_device.reason_to_skip()

@@ -138,8 +138,13 @@ struct Call {
     for (auto& [device, cpu] : pairs)
       if (cpu.is_same(t)) return device;
     for (auto& [device, cpu] : pairs)
-      if (cpu.storage().data() == t.storage().data() && t.storage().data() != nullptr)
-        return over(device.storage(), c10::DispatchKey::PrivateUse1, t);
+      if (cpu.storage().data() == t.storage().data() && t.storage().data() != nullptr) {
+        Tensor view = at::detail::make_tensor<c10::TensorImpl>(
+            c10::TensorImpl::VIEW, c10::Storage(device.storage()), device.key_set(), t.dtype());
+        view.unsafeGetTensorImpl()->set_sizes_and_strides(
+            t.sizes(), t.strides(), t.storage_offset());
+        return view;
+      }
     return as_device(t);
   }
 

@@ -17,9 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import comfy.memory_management
 import comfy.model_management
 import comfy.model_patcher
+import comfy.utils
 import comfy_aimdo.host_buffer
 import comfy_aimdo.model_vbar
 import comfy_aimdo.torch
@@ -232,6 +232,16 @@ class _Buffer:
         return self.parts[place]
 
 
+class _Stream(contextlib.nullcontext):
+    """A stream on which everything has already happened."""
+
+    def wait_stream(self, stream: Any) -> None:
+        """Nothing is under way."""
+
+    def synchronize(self) -> None:
+        """Nothing is under way."""
+
+
 class _HostBuffer:
     """A host buffer that is never filled, for pinned memory is switched off."""
 
@@ -254,7 +264,21 @@ def _play_dynamic_memory(patch: pytest.MonkeyPatch, device: torch.device, full: 
     patch.setattr(
         comfy_aimdo.torch, "aimdo_to_tensor", lambda alloc, device: alloc[0].tensor(*alloc[1:])
     )
-    stream, shared = contextlib.nullcontext(), _Buffer(device)
+    stream, shared = _Stream(), _Buffer(device)
     patch.setattr(management, "get_offload_stream", lambda device: stream)
     patch.setattr(management, "get_aimdo_cast_buffer", lambda stream, device: shared)
-    patch.setattr(comfy.memory_management, "aimdo_enabled", False)
+    list_to_load = comfy.model_patcher.ModelPatcherDynamic._load_list
+
+    def load_list(self: Any, for_dynamic: bool = False, default_device: Any = None) -> list:
+        # torch lets a weight change in place from the CPU to CUDA, but not to other devices.
+        for name, module in self.model.named_modules() if default_device is not None else ():
+            own = dict(module.named_parameters(recurse=False))
+            if own and len(own) < len(dict(module.named_parameters())):
+                for key, weight in own.items():
+                    dtype = getattr(module, f"{key}_comfy_model_dtype", None)
+                    path = f"{name}.{key}" if name else key
+                    moved = weight.to(default_device, dtype)
+                    comfy.utils.set_attr_param(self.model, path, moved)
+        return list_to_load(self, for_dynamic)
+
+    patch.setattr(comfy.model_patcher.ModelPatcherDynamic, "_load_list", load_list)
