@@ -72,7 +72,7 @@ def guided(folder, space: str, **options: Any) -> Tensor:
     model, vae = tiny_model(), tiny_vae()
     image = picture(64, 64)
     inputs = prepare_diffbir(text(1), text(2), tiny_control_net(folder), vae, image)
-    guidance = LatentGuidance(0.01, fidelity=0.1, space=space, **options)
+    guidance = LatentGuidance(0.3, fidelity=0.1, space=space, **options)
     latent = sample_diffbir(
         patch_latent_guidance(model, image, guidance, vae=vae),
         inputs.positive,
@@ -94,6 +94,8 @@ RUNS: dict[str, Callable[..., Tensor]] = {
     "guided in latents": lambda folder: guided(folder, "latent"),
     "guided in pixels": lambda folder: guided(folder, "rgb", weighting="edges"),
 }
+# Rounding; a wrong gradient of the decoder moves these results by 3e-3.
+NEAR = 1e-4
 # Half types move a result; random weights are rough. Two unrelated results differ by 1.4.
 NEAR_IN_HALF = 0.5
 
@@ -109,4 +111,4 @@ def test_a_restoration_on_a_card_is_that_of_the_cpu(tmp_path, mode, on_the_cpu, 
     made, expected = RUNS[name](tmp_path).float().cpu(), on_the_cpu[name]
     distance = ((made - expected).std() / expected.std()).item()
     exact = mode.half is None and not mode.fp16_intermediates
-    assert distance < (1e-3 if exact else NEAR_IN_HALF), distance
+    assert distance < (NEAR if exact else NEAR_IN_HALF), distance
