@@ -16,6 +16,7 @@ import comfy.conds
 import comfy.model_management
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy.sampler_helpers import get_additional_models
 from torch import Tensor
 
 from ..model_loaders.resshift_model import ResShiftModel
@@ -293,13 +294,14 @@ class _Tiles:
         executor: Callable[..., Any],
         model: Any,
         noise_shape: list[int],
+        conds: dict[str, list],
         *args: Any,
         **kw: Any,
     ) -> Any:
         """Begin a run, and let ComfyUI make room for a tile rather than for the whole latent."""
         self.may_halve = True
-        self.side = self.tile or self._side_by_memory(model, noise_shape)
-        return executor(model, _tile_shape(noise_shape, self.side), *args, **kw)
+        self.side = self.tile or self._side_by_memory(model, noise_shape, conds)
+        return executor(model, _tile_shape(noise_shape, self.side), conds, *args, **kw)
 
     def calc_cond_batch(
         self,
@@ -334,10 +336,11 @@ class _Tiles:
         whole = self.tile or max(side, 2 * self.overlap)
         return max(1, side * (whole - self.overlap) // whole)
 
-    def _side_by_memory(self, model: Any, shape: list[int]) -> int:
+    def _side_by_memory(self, model: Any, shape: list[int], conds: dict[str, list]) -> int:
+        controls, _ = get_additional_models(conds, model.model_dtype())
         side = largest_side(
             lambda side: model.model.memory_required(_tile_shape(shape, side)),
-            room_beside(model),
+            room_beside(model, *controls, *model.get_nested_additional_models()),
             max(shape[-2:]),
             self.multiple,
         )
@@ -407,7 +410,10 @@ def _windows_per_call(model: Any, shape: list[int], device: torch.device) -> int
     """Return how many windows of a shape fit into memory at once; on a CPU more gain nothing."""
     if comfy.model_management.is_device_cpu(device):
         return 1
-    free = comfy.model_management.get_free_memory(device)
+    if hasattr(model.current_patcher, "get_free_memory"):  # newer ComfyUI: what it could free too
+        free = model.current_patcher.get_free_memory(device)
+    else:
+        free = comfy.model_management.get_free_memory(device)
     return max(1, int(free // (MARGIN * model.memory_required(shape))))
 
 

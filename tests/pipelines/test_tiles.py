@@ -326,3 +326,18 @@ def test_gligen_boxes_are_refused(sd):
     boxes[0][1]["gligen"] = ("position", tiny_model(), [])
     with pytest.raises(ValueError, match="GLIGEN"):
         denoise(patch_tiles(sd, 128, 64), noise(), boxes, text(2))
+
+
+def test_by_memory_control_networks_need_room_too(sd, control_net, monkeypatch):
+    """The tile that would fit without them is not taken."""
+    seen: list[int] = []
+    room = tiles.room_beside
+
+    def watch(*patchers: Any) -> float:
+        seen.append(len(patchers))
+        return room(*patchers)
+
+    monkeypatch.setattr(tiles, "room_beside", watch)
+    model = patch_tiles(sd, 128, 32, choice="auto (by memory)")
+    denoise(model, noise(), *with_control(control_net, picture(192, 320)))
+    assert seen == [2]

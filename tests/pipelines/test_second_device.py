@@ -1,0 +1,114 @@
+"""Whole restorations on an emulated card: no mixed devices, no copies or looks at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pack.pipelines.conditioning import prepare_resshift
+from pack.pipelines.control import prepare_diffbir
+from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
+from pack.pipelines.diffbir_sampling import sample_diffbir
+from pack.pipelines.latent_guidance import LatentGuidance, patch_latent_guidance
+from pack.pipelines.restore import restore_with_resshift
+from pack.pipelines.restore_diffbir import restore_with_diffbir
+from pack.pipelines.sampling import sample_resshift
+from pack.pipelines.tiles import patch_tiles
+from pack.tests.support import second_device
+from pack.tests.support.diffbir import (
+    text,
+    tiny_control_net,
+    tiny_model,
+    tiny_vae,
+    tiny_weights,
+)
+from pack.tests.support.objects import folded_pair, inpaint_pair, tiny_pair
+from pack.tests.support.second_device import MODES, Mode, comfyui_on, library
+from pack.tests.support.tiny import picture
+
+SKIPPED = second_device.reason_to_skip()
+pytestmark = [pytest.mark.comfy, pytest.mark.skipif(SKIPPED is not None, reason=str(SKIPPED))]
+if SKIPPED is None:
+    library()  # torch counts devices at the first gradient of a process, of whichever test
+
+
+@pytest.fixture(params=list(MODES))
+def mode(request) -> Iterator[Mode]:
+    with comfyui_on(MODES[request.param]), torch.inference_mode():
+        yield MODES[request.param]
+
+
+def resshift(folder) -> Tensor:
+    return restore_with_resshift(*tiny_pair(folder), picture(10, 13), seed=1)
+
+
+def bundled(folder) -> Tensor:
+    return restore_with_resshift(*folded_pair(folder), picture(10, 13, 4), seed=1)
+
+
+def inpainting(folder) -> Tensor:
+    mask = torch.zeros(1, 40, 40)
+    mask[:, 10:20, 10:20] = 1
+    return restore_with_resshift(*inpaint_pair(folder), picture(40, 40), mask=mask, seed=1)
+
+
+def tiled(folder) -> Tensor:
+    model, vae = tiny_pair(folder)
+    inputs = prepare_resshift(model, vae, picture(16, 24))
+    latent = sample_resshift(patch_tiles(model, 32, 8), inputs.positive, inputs.latent, seed=1)
+    return vae.decode(latent["samples"])
+
+
+def diffbir(folder) -> Tensor:
+    options = {"preset": DIFFBIR_PRESETS["v2"], "steps": 2, "cfg": 4.0, "rules": "none"}
+    return restore_with_diffbir(tiny_weights(folder), picture(64, 80), seed=1, **options)
+
+
+def guided(folder, space: str, **options: Any) -> Tensor:
+    model, vae = tiny_model(), tiny_vae()
+    image = picture(64, 64)
+    inputs = prepare_diffbir(text(1), text(2), tiny_control_net(folder), vae, image)
+    guidance = LatentGuidance(0.3, fidelity=0.1, space=space, **options)
+    latent = sample_diffbir(
+        patch_latent_guidance(model, image, guidance, vae=vae),
+        inputs.positive,
+        inputs.negative,
+        inputs.latent,
+        preset=DIFFBIR_PRESETS["v2"],
+        seed=0,
+        steps=2,
+    )
+    return latent["samples"]
+
+
+RUNS: dict[str, Callable[..., Tensor]] = {
+    "resshift": resshift,
+    "bundled": bundled,
+    "inpainting": inpainting,
+    "tiled": tiled,
+    "diffbir": diffbir,
+    "guided in latents": lambda folder: guided(folder, "latent"),
+    "guided in pixels": lambda folder: guided(folder, "rgb", weighting="edges"),
+}
+# Rounding; a wrong gradient of the decoder moves these results by 3e-3.
+NEAR = 1e-4
+# Half types move a result; random weights are rough. Two unrelated results differ by 1.4.
+NEAR_IN_HALF = 0.5
+
+
+@pytest.fixture(scope="module")
+def on_the_cpu(tmp_path_factory) -> dict[str, Tensor]:
+    with torch.inference_mode():
+        return {name: run(tmp_path_factory.mktemp("cpu")) for name, run in RUNS.items()}
+
+
+@pytest.mark.parametrize("name", list(RUNS))
+def test_a_restoration_on_a_card_is_that_of_the_cpu(tmp_path, mode, on_the_cpu, name):
+    made, expected = RUNS[name](tmp_path).float().cpu(), on_the_cpu[name]
+    distance = ((made - expected).std() / expected.std()).item()
+    exact = mode.half is None and not mode.fp16_intermediates
+    assert distance < (NEAR if exact else NEAR_IN_HALF), distance
