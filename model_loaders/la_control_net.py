@@ -26,6 +26,7 @@ from .checkpoint import (
     read_checkpoint,
     refuses_broken_weights,
 )
+from .la_control import LAControl
 
 logger = logging.getLogger("resshift-diffbir")
 
@@ -87,7 +88,7 @@ def load_la_control_net(
     )
     network.load_state_dict(weights)
     logger.info("'%s': LAControlNet", path.name)
-    return comfy.controlnet.ControlNet(
+    return LAControl(
         network,
         compression_ratio=1,
         latent_format=comfy.latent_formats.SD15(),

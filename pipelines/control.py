@@ -114,7 +114,7 @@ def prepare_diffbir(
     hint = comfy.latent_formats.SD15().process_in(condition)
     if noise_aug > 0:
         generators = picture_generators(
-            (seed + NOISE_AUG_STREAM) % SEED_COUNT, len(hint), batch_noise, first
+            (seed + NOISE_AUG_STREAM) % SEED_COUNT, batch_noise, range(first, first + len(hint))
         )
         kept = alphas_cumprod(zero_snr=zero_snr)[noise_aug].item()
         hint = kept**0.5 * hint + (1 - kept) ** 0.5 * draw_noise(generators, hint)

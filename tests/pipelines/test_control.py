@@ -214,7 +214,7 @@ def test_added_noise_is_none_that_a_sampler_of_that_seed_draws(prepare):
     clean, noisy = (hint_of(prepare(image, noise_aug=k, seed=5).positive) for k in (0, 999))
     kept = alphas_cumprod()[999].item()
     added = (noisy - kept**0.5 * clean) / (1 - kept) ** 0.5
-    generators = picture_generators(5, 1, "same for all")
+    generators = picture_generators(5, "same for all", [0])
     for _ in range(4):
         drawn = draw_noise(generators, clean)
         assert (added - drawn).abs().max() > 1
