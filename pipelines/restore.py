@@ -46,6 +46,7 @@ def restore_with_resshift(
     batch_noise: BatchNoise = "different per image",
     tiles: TileSettings = TILES,
     frames_at_once: int = FRAMES_AT_ONCE,
+    keep_grey: bool = True,
 ) -> Tensor:
     """Return every picture of a batch restored by ResShift.
 
@@ -65,6 +66,7 @@ def restore_with_resshift(
         batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
         tiles: How large pictures are cut.
         frames_at_once: Pictures that share each call, 1 or more.
+        keep_grey: Whether a black and white picture stays so.
     Returns:
         `(B, H scale, W scale, 3)` or, with alpha, 4 channels, in [0, 1], on the CPU.
     Raises:
@@ -125,6 +127,7 @@ def restore_with_resshift(
             color_fix=color_fix,
             original=None if holes is None else pictures,
             mask=holes,
+            grey_like=pictures if keep_grey else None,
             name="the restored picture",
         )
         return with_alpha_of(pictures, finished).cpu()

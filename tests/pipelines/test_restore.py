@@ -227,3 +227,14 @@ def test_pieces_of_a_hole_are_filled_where_they_lie(inpaint):
         restore_with_resshift(
             model, vae, image, mask[:, :20], seed=1, tiles=TileSettings("official chop", 32)
         )
+
+
+@pytest.mark.parametrize("color_fix", ["none", "wavelet", "adain"])
+def test_a_black_and_white_picture_comes_out_so_unless_asked_otherwise(folded, color_fix):
+    images = picture(8, 8, batch=2)
+    images[0] = images[0, ..., :1]
+    kept = restore_with_resshift(*folded, images, seed=1, color_fix=color_fix)
+    tinted = restore_with_resshift(*folded, images, seed=1, color_fix=color_fix, keep_grey=False)
+    assert torch.equal(kept[1], tinted[1])
+    assert (kept[0] - kept[0][..., :1]).abs().max() == 0
+    assert (tinted[0] - tinted[0][..., :1]).abs().max() > 0.01
