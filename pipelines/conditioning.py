@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..images.conversion import image_to_planes, mask_to_plane, planes_to_image
+from ..images.conversion import mask_to_plane, planes_to_image
 from ..images.padding import reflect_pad_to_multiple
 from ..images.resize import enlarge_bicubic
+from ..images.transparency import visible_planes
 from ..model_loaders.resshift_model import (
     LATENT_KEY,
     LQ_KEY,
@@ -70,7 +71,7 @@ def prepare_resshift(
     Args:
         model: A ResShift MODEL.
         vae: The VAE whose latents it works on.
-        image: `(B, H, W, C)` IMAGE; alpha is left out.
+        image: `(B, H, W, C)` IMAGE; of alpha only that counts what it hides.
         mask: MASK of the image's size, 1 where pixels are to be filled; only for inpainting.
     Raises:
         ValueError: If an input does not fit the model; the message says which and what to do.
@@ -79,8 +80,7 @@ def prepare_resshift(
     """
     network = resshift_model(model)
     _check_vae(network, vae)
-    planes, _ = image_to_planes(image)
-    planes = planes.clamp(0, 1)
+    planes = visible_planes(image).clamp(0, 1)
     scale = network.record.scale
     height, width = planes.shape[-2:]
     hole = _hole(network, mask, planes)

@@ -15,7 +15,9 @@ from ..images.conversion import (
     collect_pictures,
     image_to_planes,
     mask_to_plane,
+    planes_to_image,
 )
+from ..images.transparency import visible_planes
 from ..samplers.tiles import cut_tile, merge_tiles, tile_positions
 from .conditioning import prepare_resshift, resshift_model
 from .finish import enlarge_alpha, finish_restoration
@@ -118,16 +120,17 @@ def restore_with_resshift(
 
     def restored(first: int) -> Tensor:
         pictures = image[first : first + frames_at_once]
+        seen = planes_to_image(visible_planes(pictures))
         holes = None if mask is None else mask[first : first + frames_at_once]
         finished = finish_restoration(
-            _merged(pieces(first, pictures, holes), places, (height, width), network.record.scale),
+            _merged(pieces(first, seen, holes), places, (height, width), network.record.scale),
             0,
             0,
-            reference=pictures,
+            reference=seen,
             color_fix=color_fix,
             original=None if holes is None else pictures,
             mask=holes,
-            grey_like=pictures if keep_grey else None,
+            grey_like=seen if keep_grey else None,
             name="the restored picture",
         )
         return with_alpha_of(pictures, finished).cpu()

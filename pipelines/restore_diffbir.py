@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..images.color import ColorFix
-from ..images.conversion import check_image, collect_pictures
+from ..images.conversion import check_image, collect_pictures, planes_to_image
 from ..images.resize import Rounding, scaled_size, short_edge_size
+from ..images.transparency import visible_planes
 from .control import Start, check_control_net, check_sd_vae, prepare_diffbir
 from .diffbir_presets import DiffBIRPreset
 from .diffbir_sampling import NO_GUIDANCE, OFFICIAL, check_sd2, sample_diffbir
@@ -199,7 +200,9 @@ def restore_with_diffbir(
                     color_fix=color_fix,
                     output_width=cleaned.output_width,
                     output_height=cleaned.output_height,
-                    grey_like=pictures[part] if keep_grey else None,
+                    grey_like=planes_to_image(visible_planes(pictures[part]))
+                    if keep_grey
+                    else None,
                     name="the restored picture",
                 ),
             )
