@@ -10,6 +10,7 @@ from ..images.conversion import (
     check_image,
     collect_pictures,
     image_to_planes,
+    is_stand_in,
     mask_to_plane,
     planes_to_image,
 )
@@ -93,6 +94,12 @@ def finish_restoration(
         if other is not None:
             check_image(other, f"'{given}'")
             _check_count(other, image, given)
+    if mask is not None and is_stand_in(mask, height, width):
+        raise ValueError(
+            "'mask' is the empty one that Load Image gives with a picture without transparency."
+            " Connect the mask of what was restored, 1 where the restored pixels stay, or"
+            " disconnect 'original' and 'mask'."
+        )
     masks = None if mask is None else mask.reshape(-1, *mask.shape[-2:])
     if masks is not None:
         _check_count(masks, image, "mask")

@@ -19,7 +19,7 @@ from ..images.conversion import (
 )
 from ..images.transparency import visible_planes
 from ..samplers.tiles import cut_tile, merge_tiles, tile_positions
-from .conditioning import prepare_resshift, resshift_model
+from .conditioning import prepare_resshift, resshift_model, usable_mask
 from .finish import enlarge_alpha, finish_restoration
 from .noise import SEED_COUNT, BatchNoise
 from .progress import RunProgress
@@ -78,6 +78,7 @@ def restore_with_resshift(
     check_image(image)
     check_frames_at_once(frames_at_once)
     count, (height, width) = len(image), image.shape[1:3]
+    mask = usable_mask(network, mask, height, width)
     if mask is not None:
         mask = mask.reshape(-1, *mask.shape[-2:])
         if len(mask) not in (1, count):

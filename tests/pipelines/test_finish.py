@@ -149,3 +149,8 @@ def test_a_black_and_white_picture_stays_so_whatever_the_colour_fix(method):
 def test_colours_of_a_black_and_white_reference_are_none(method):
     corrected = correct_color(image(), image()[..., :1].expand(-1, -1, -1, 3), method)
     assert spread(corrected) == 0
+
+
+def test_the_empty_mask_of_a_picture_without_transparency_is_refused():
+    with pytest.raises(ValueError, match="Connect the mask of what was restored"):
+        finish_restoration(image(), 0, 0, original=image(), mask=torch.zeros(1, 64, 64))
