@@ -13,6 +13,9 @@ COLOR_FIXES: tuple[str, ...] = get_args(ColorFix)
 
 WAVELET_LEVELS = 5
 
+# Channels of a black and white picture are this much alike: JPEG decoders round them apart.
+GREY_SPREAD = 2 / 255
+
 
 def fix_color(image: Tensor, reference: Tensor, method: ColorFix) -> Tensor:
     """Return `image` with colours taken from `reference`.
@@ -71,6 +74,17 @@ def luminance(image: Tensor) -> Tensor:
     """Return the BT.601 full-range luma of `(B, 3, H, W)` as `(B, 1, H, W)`."""
     red, green, blue = image.split(1, dim=1)
     return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def is_grey(image: Tensor) -> Tensor:
+    """Return which pictures of `(B, 3, H, W)` in [0, 1] are black and white, `(B,)` of booleans."""
+    spread = image.amax(dim=1) - image.amin(dim=1)
+    return spread.flatten(1).amax(dim=1) <= GREY_SPREAD + 1e-6
+
+
+def without_color(image: Tensor) -> Tensor:
+    """Return the brightness of `(B, 3, H, W)` in all three channels."""
+    return luminance(image).expand(-1, 3, -1, -1)
 
 
 def _low_band(x: Tensor) -> Tensor:

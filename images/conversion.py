@@ -7,6 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+# Side of the empty mask that ComfyUI's Load Image gives with a picture without transparency.
+STAND_IN_PX = 64
+# Load Image reads white and black of some grey files one level away from 1 and 0.
+MASK_SLACK = 1.01 / 255
+
 
 def check_image(image: Tensor, name: str = "'image'") -> None:
     """Make sure that a tensor is an IMAGE; no copy of the batch is made.
@@ -83,8 +88,22 @@ def collect_pictures(parts: Iterable[Tensor], count: int) -> Tensor:
     return batch
 
 
+def is_stand_in(mask: Tensor, height: int, width: int) -> bool:
+    """Return whether a MASK is the empty one that ComfyUI gives with a picture that has none.
+
+    Args:
+        mask: MASK.
+        height: Height of the picture.
+        width: Width of the picture.
+    """
+    side = (STAND_IN_PX, STAND_IN_PX)
+    return mask.shape[-2:] == side != (height, width) and not bool(mask.any())
+
+
 def mask_to_plane(mask: Tensor, batch: int, height: int, width: int) -> Tensor:
     """Return a MASK as `(batch, 1, height, width)` float32 in [0, 1].
+
+    Values within a level of 0 and 1 are taken for these.
 
     Args:
         mask: `(H, W)`, `(B, H, W)` or `(B, 1, H, W)`, 1 where pixels are to be replaced.
@@ -109,4 +128,5 @@ def mask_to_plane(mask: Tensor, batch: int, height: int, width: int) -> Tensor:
         raise ValueError(
             "'mask' has NaN or infinite values; mend or replace the node that made it."
         )
-    return plane.clamp(0, 1).expand(batch, -1, -1, -1)
+    plane = torch.where(plane < MASK_SLACK, 0, torch.where(plane > 1 - MASK_SLACK, 1, plane))
+    return plane.expand(batch, -1, -1, -1)

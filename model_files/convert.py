@@ -25,7 +25,7 @@ def convert_checkpoint(file: ModelFile, path: Path) -> Path:
         ValueError: If the file is damaged, would have to run code to be read, or is a ResShift
             model of which nothing says how it was trained.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, holder_prefixes=())
     metadata = {"format": "pt"}
     if file.folder == "diffusion_models":
         metadata[RECORD_KEY] = find_record(checkpoint, AUTO).to_json()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import logging
+import os
 import pickle
 import re
+import shlex
 import struct
+import subprocess
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,22 +22,59 @@ from torch import Tensor, nn
 
 from .released import download_advice
 
+logger = logging.getLogger("resshift-diffbir")
+
+CONVERTER = Path(__file__).resolve().with_name("unpickle.py")
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 RECORD_KEY = "resshift_config"
 
 # Added around a network's keys by data parallel training and by torch.compile.
 TRAINING_PREFIXES = ("module.", "_orig_mod.")
 
-# Under which training code keeps the weights, the best first: averaged before last weights.
-WRAPPER_KEYS = (
-    "state_dict",
+# Names that trainers give to what holds the network: Lightning's `model.`, BasicSR's `net_g.`.
+HOLDER_PREFIXES = (
+    "model.",
+    "net.",
+    "net_g.",
+    "netG.",
+    "network.",
+    "generator.",
+    "controlnet.",
+    "online_model.",
+)
+
+# Prefixes of averaged weights; before the dots of keys were left out, Lightning's LitEma.
+AVERAGE_PREFIXES = ("ema.", "ema_model.", "model_ema.", "params_ema.", "net_g_ema.")
+
+# Parts of a training that are not the network.
+LOSS_PREFIXES = ("loss.", "loss_fn.", "criterion.", "discriminator.", "net_d.", "lpips.")
+BOOKKEEPING_KEYS = ("n_averaged", "initted", "step", "global_step")
+
+# Under which training code keeps the averaged weights and the last ones.
+AVERAGE_KEYS = (
     "params_ema",
     "params-ema",
+    "ema",
+    "ema_model",
+    "model_ema",
+    "ema_state_dict",
+    "state_dict_ema",
+    "net_g_ema",
+)
+WRAPPER_KEYS = (
+    *AVERAGE_KEYS,
+    "state_dict",
     "params",
     "model_state_dict",
     "model",
     "net",
+    "net_g",
+    "generator",
+    "network",
+    "module",
+    "weights",
 )
+DEEPEST_WRAPPER = 8
 
 # What torch's weights-only reader raises on damaged files, besides UnpicklingError.
 DAMAGED_PICKLE_ERRORS = (
@@ -122,15 +163,20 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def read_checkpoint(path: Path, *, inner_prefix: str = "") -> Checkpoint:
+def read_checkpoint(
+    path: Path, *, inner_prefix: str = "", holder_prefixes: Iterable[str] = HOLDER_PREFIXES
+) -> Checkpoint:
     """Return the tensors of a weight file on the CPU, in the dtypes they are stored in.
 
     Args:
         path: A safetensors file or a pickle of tensors (.pth, .pt, .ckpt, .bin), bare or wrapped
             in `state_dict` or another of `WRAPPER_KEYS`, with the prefixes of parallel training
-            and of torch.compile, repeated.
+            and of torch.compile, repeated. Averaged weights are preferred to the last ones, and
+            those of a loss are left out.
         inner_prefix: Prefix of the wanted part in files that hold several, such as
             `model.diffusion_model.`; the rest is left out.
+        holder_prefixes: Prefixes that are taken off where every key has them; none for networks
+            whose own keys may begin so.
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, or would have to run code to be read.
@@ -145,7 +191,10 @@ def read_checkpoint(path: Path, *, inner_prefix: str = "") -> Checkpoint:
         content, metadata = _read_safetensors(path)
     else:
         content, metadata = _read_pickle(path), {}
-    state_dict = _unwrap(content, inner_prefix)
+    opened, averaged = open_wrappers(content)
+    state_dict, averaged_beside = _network_keys(opened, inner_prefix, tuple(holder_prefixes))
+    if averaged or averaged_beside:
+        logger.info("'%s': its averaged weights (EMA) are taken", path.name)
     if not any(key != RECORD_KEY for key in state_dict):
         raise UnsupportedCheckpointError(path, "holds no weights; choose another file")
     _check_dtypes(path, state_dict)
@@ -273,11 +322,9 @@ def _read_pickle(path: Path) -> object:
         if "global" in str(error).lower():
             raise ValueError(
                 f"'{path.name}' holds more than weights, and reading that could run code from the"
-                " file, so it is refused. If you trust its source, convert it once with"
-                " \"python -c 'import torch, safetensors.torch as s;"
-                f' d = torch.load("{path.name}", weights_only=False, map_location="cpu");'
-                ' d = d.get("state_dict", d); s.save_file({k: v.contiguous() for k, v in d.items()'
-                ' if torch.is_tensor(v)}, "converted.safetensors")\'" and load the result.'
+                f' file, so it is refused. If you trust its source, convert it once with "'
+                f'{_shell_line("python", str(CONVERTER), str(path.resolve()))}" and load the result,'
+                " converted.safetensors next to it. The Python must be ComfyUI's."
             ) from error
         raise _damaged(path, error) from error
     except DAMAGED_PICKLE_ERRORS as error:
@@ -288,6 +335,11 @@ def _read_pickle(path: Path) -> object:
         raise _damaged(path, error) from error
 
 
+def _shell_line(*words: str) -> str:
+    """Return a command as the user's shell takes it."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
 def _damaged(path: Path, error: BaseException) -> ValueError:
     first_line = str(error).split("\n", 1)[0] or type(error).__name__
     return ValueError(
@@ -296,34 +348,90 @@ def _damaged(path: Path, error: BaseException) -> ValueError:
     )
 
 
-def _unwrap(content: object, inner_prefix: str) -> dict[str, Tensor]:
-    while isinstance(content, dict):
-        wrapped = [content[key] for key in WRAPPER_KEYS if isinstance(content.get(key), dict)]
-        if not wrapped:
-            break
-        content = wrapped[0]
-    if not isinstance(content, dict):
-        return {}
+def open_wrappers(content: object, depth: int = 0) -> tuple[dict[str, Tensor], bool]:
+    """Return the tensors in what a trainer saved, and whether they are averaged ones.
+
+    Args:
+        content: What a pickle holds.
+        depth: How many wrappers were opened already.
+    """
+    if not isinstance(content, dict) or depth > DEEPEST_WRAPPER:
+        return {}, False
+    for key in WRAPPER_KEYS:
+        tensors, averaged = open_wrappers(content.get(key), depth + 1)
+        if any(tensor.ndim for tensor in tensors.values()):  # not the numbers of averaging alone
+            return tensors, averaged or key in AVERAGE_KEYS
     tensors = {
         key: value
         for key, value in content.items()
         if isinstance(key, str) and isinstance(value, Tensor)
     }
+    return tensors, False
+
+
+def without_holders(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors without `HOLDER_PREFIXES` where every key has one."""
+    return _network_keys(dict(state_dict), "", HOLDER_PREFIXES)[0]
+
+
+def _network_keys(
+    tensors: dict[str, Tensor], inner_prefix: str, holders: tuple[str, ...]
+) -> tuple[dict[str, Tensor], bool]:
+    """Return a network's tensors under its own keys, and whether averaged ones lay beside others."""
     record = tensors.pop(RECORD_KEY, None)
-    stripped = True
-    while stripped:
-        stripped = False
+    averaged, before = False, None
+    while before != tensors.keys():
+        before = tensors.keys()
+        tensors, chosen = _averages_in_place(_without_training(tensors))
+        averaged = averaged or chosen
         if inner_prefix and any(key.startswith(inner_prefix) for key in tensors):
             tensors = {key: value for key, value in tensors.items() if key.startswith(inner_prefix)}
             tensors = _without_prefix(tensors, inner_prefix)
-            stripped = True
-        for prefix in TRAINING_PREFIXES:
+        for prefix in (*TRAINING_PREFIXES, *holders, *(AVERAGE_PREFIXES if holders else ())):
             if tensors and all(key.startswith(prefix) for key in tensors):
                 tensors = _without_prefix(tensors, prefix)
-                stripped = True
+                averaged = averaged or prefix in AVERAGE_PREFIXES
+                break  # the inner prefix may be next
     if record is not None:
-        tensors[RECORD_KEY] = record
-    return tensors
+        tensors = {**tensors, RECORD_KEY: record}
+    return tensors, averaged
+
+
+def _without_training(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors without losses and counters, unless there is nothing else."""
+    kept = {
+        key: tensor
+        for key, tensor in tensors.items()
+        if not key.startswith(LOSS_PREFIXES) and not (key in BOOKKEEPING_KEYS and tensor.ndim == 0)
+    }
+    return kept or tensors
+
+
+def _averages_in_place(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """Return the tensors with averaged weights for the last ones beside which they lie, and if so.
+
+    Averages whose keys are of no weight beside them are left out.
+    """
+    for prefix in AVERAGE_PREFIXES:
+        last = {key: value for key, value in tensors.items() if not key.startswith(prefix)}
+        if not last or len(last) == len(tensors):
+            continue
+        averages = _without_prefix(
+            {key: value for key, value in tensors.items() if key.startswith(prefix)}, prefix
+        )
+        found = {key: _average_of(key, averages) for key in last}
+        mixed = {key: last[key] if value is None else value for key, value in found.items()}
+        return mixed, any(value is not None for value in found.values())
+    return tensors, False
+
+
+def _average_of(key: str, averages: dict[str, Tensor]) -> Tensor | None:
+    for holder in ("", *TRAINING_PREFIXES, *HOLDER_PREFIXES):
+        name = key.removeprefix(holder)
+        for spelled in (name, name.replace(".", "")):
+            if spelled in averages:
+                return averages[spelled]
+    return None
 
 
 def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from .checkpoint import (
     read_checkpoint,
     refuses_broken_weights,
 )
+from .la_control import LAControl
 from .patcher import remember_loader, wrap_network
 
 logger = logging.getLogger("resshift-diffbir")
@@ -90,7 +91,7 @@ def load_la_control_net(
     )
     network.load_state_dict(weights)
     logger.info("'%s': LAControlNet", path.name)
-    control_net = comfy.controlnet.ControlNet(
+    control_net = LAControl(
         None,  # set below: ComfyUI would wrap it without knowing its loader
         compression_ratio=1,
         latent_format=comfy.latent_formats.SD15(),

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..samplers.places import places_in_batch
 from .checkpoint import RECORD_KEY
 from .networks.swin_unet import SwinUNet, SwinUNetConfig
 from .record import ResShiftRecord, record_tensor
@@ -86,15 +87,19 @@ class ResShiftModel(comfy.model_base.BaseModel):
         """Return what each network call gets besides the state: y, the image and the mask.
 
         Raises:
-            ValueError: If the conditioning or the latent was made for another kind of model.
+            ValueError: If the conditioning or the latent was made for another kind of model, or the
+                latent is not of the conditioning's pictures.
         """
         noise: Tensor = kwargs["noise"]
         self._check(noise, kwargs)
+        places = self._places(kwargs)
         ratio = self.network_config.condition_ratio
         height, width = noise.shape[-2:]
         device = kwargs.get("device", noise.device)
 
         def fitted(pixels: Tensor, factor: int) -> Tensor:
+            if len(pixels) > 1:
+                pixels = pixels[places]
             if pixels.shape[-2:] != (height * factor, width * factor):
                 pixels = comfy.utils.common_upscale(
                     pixels, width * factor, height * factor, "bilinear", "disabled"
@@ -111,6 +116,18 @@ class ResShiftModel(comfy.model_base.BaseModel):
             mask = F.pixel_unshuffle(fitted(kwargs[MASK_KEY], ratio), ratio)
             conds["mask"] = comfy.conds.CONDNoiseShape(mask)
         return conds
+
+    def _places(self, conditioning: dict[str, Any]) -> list[int]:
+        """Return for each latent the place of its picture in the conditioning."""
+        y = conditioning.get(LATENT_KEY)
+        return places_in_batch(
+            len(conditioning["noise"]),
+            len(conditioning[LQ_KEY]),
+            latent=conditioning["latent_image"],
+            candidates=None if y is None else self.process_latent_in(y),
+            noise=conditioning["noise"],
+            seed=conditioning.get("seed"),
+        )
 
     def _check(self, noise: Tensor, conditioning: dict[str, Any]) -> None:
         channels = self.network_config.latent_channels

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
 import spandrel
 from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
+from torch import Tensor
 
 from .checkpoint import (
     UnsupportedCheckpointError,
     describe_file,
     read_checkpoint,
     refuses_broken_weights,
+    without_holders,
 )
 from .patcher import remember_loader, wrap_network
 
@@ -40,10 +43,11 @@ def load_restoration_network(
         UnsupportedCheckpointError: If spandrel does not know it, or it is no network from RGB
             images to RGB images.
     """
-    checkpoint = read_checkpoint(path, inner_prefix="preprocess_model.")
+    # Keys of some networks here begin like the prefixes that trainers add.
+    checkpoint = read_checkpoint(path, inner_prefix="preprocess_model.", holder_prefixes=())
     try:
         with refuses_broken_weights(checkpoint, "a restoration network"):
-            network = spandrel.ModelLoader().load_from_state_dict(checkpoint.state_dict)
+            network = _build_network(checkpoint.state_dict)
     except spandrel.UnsupportedModelError as error:
         looks, keys = describe_file(checkpoint.state_dict)
         if _belongs_here(looks):
@@ -91,6 +95,16 @@ def _network_patcher(
 ) -> comfy.model_patcher.ModelPatcher:
     network = load_restoration_network(path, disable_dynamic=disable_dynamic)
     return network.patcher  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _build_network(state_dict: dict[str, Tensor]) -> Any:
+    try:
+        return spandrel.ModelLoader().load_from_state_dict(state_dict)
+    except spandrel.UnsupportedModelError:
+        opened = without_holders(state_dict)
+        if opened.keys() == state_dict.keys():
+            raise
+        return spandrel.ModelLoader().load_from_state_dict(opened)
 
 
 def _belongs_here(looks: str) -> bool:

@@ -26,7 +26,7 @@ from .diffbir_sampling import (
     steps_input,
 )
 from .messages import names_its_node
-from .resshift_restore import frames_at_once_input
+from .resshift_restore import frames_at_once_input, keep_grey_input
 from .resshift_sampling import batch_noise_input, seed_input
 from .tiles import tile_choice_input, tile_input, tile_overlap_input
 
@@ -160,6 +160,7 @@ class DiffBIRRestoreImage(io.ComfyNode):
                 tile_overlap_input(),
                 tile_choice_input(),
                 frames_at_once_input(),
+                keep_grey_input(),
             ],
             outputs=[io.Image.Output(tooltip="The restored images.")],
         )
@@ -196,6 +197,7 @@ class DiffBIRRestoreImage(io.ComfyNode):
         tile_overlap: int,
         tile_choice: TileChoice = "fixed",
         frames_at_once: int = FRAMES_AT_ONCE,
+        keep_grey: bool = True,
     ) -> io.NodeOutput:
         """Restore the images."""
         version = DIFFBIR_PRESETS[preset]
@@ -227,5 +229,6 @@ class DiffBIRRestoreImage(io.ComfyNode):
                 tiles=TileSettings(tiling, tile, tile_overlap, tile_choice),
                 frames_at_once=frames_at_once,
                 batch_noise=batch_noise,
+                keep_grey=keep_grey,
             )
         )

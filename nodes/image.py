@@ -131,5 +131,6 @@ class RestorationFinish(io.ComfyNode):
                 mask=mask,
                 output_width=output_width,
                 output_height=output_height,
+                grey_like=original if reference is None else reference,
             )
         )

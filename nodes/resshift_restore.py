@@ -41,6 +41,20 @@ def frames_at_once_input() -> io.Int.Input:
     )
 
 
+def keep_grey_input() -> io.Boolean.Input:
+    """Return the input for whether black and white pictures stay so."""
+    return io.Boolean.Input(
+        "keep_grey",
+        default=True,
+        optional=True,
+        advanced=True,
+        tooltip=(
+            "A black and white picture comes out black and white, also from an RGB file. Off leaves"
+            " the tints that the model gives it."
+        ),
+    )
+
+
 class ResShiftRestoreImage(io.ComfyNode):
     """Restores images with ResShift in one node."""
 
@@ -105,6 +119,7 @@ class ResShiftRestoreImage(io.ComfyNode):
                 tile_choice_input(),
                 frames_at_once_input(),
                 start_image_input(),
+                keep_grey_input(),
             ],
             outputs=[io.Image.Output(tooltip="The restored images.")],
         )
@@ -128,6 +143,7 @@ class ResShiftRestoreImage(io.ComfyNode):
         tile_choice: TileChoice = "fixed",
         frames_at_once: int = FRAMES_AT_ONCE,
         start_image: Tensor | None = None,
+        keep_grey: bool = True,
     ) -> io.NodeOutput:
         """Restore the images."""
         return io.NodeOutput(
@@ -144,5 +160,6 @@ class ResShiftRestoreImage(io.ComfyNode):
                 tiles=TileSettings(tiling, tile, tile_overlap, tile_choice),
                 frames_at_once=frames_at_once,
                 start_image=start_image,
+                keep_grey=keep_grey,
             )
         )

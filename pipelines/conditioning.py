@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..images.conversion import image_to_planes, mask_to_plane, planes_to_image
+from ..images.conversion import image_to_planes, is_stand_in, mask_to_plane, planes_to_image
 from ..images.padding import reflect_pad_to, reflect_pad_to_multiple
 from ..images.resize import enlarge_bicubic
+from ..images.transparency import visible_planes
 from ..model_loaders.resshift_model import (
     LATENT_KEY,
     LQ_KEY,
@@ -75,7 +76,7 @@ def prepare_resshift(
     Args:
         model: A ResShift MODEL.
         vae: The VAE whose latents it works on.
-        image: `(B, H, W, C)` IMAGE; alpha is left out.
+        image: `(B, H, W, C)` IMAGE; of alpha only that counts what it hides.
         mask: MASK of the image's size, 1 where pixels are to be filled; only for inpainting.
         start_image: IMAGE of the result's size that the chain starts around, one for each picture
             or one for all; None takes the picture of the network in the model's file, or where
@@ -87,8 +88,7 @@ def prepare_resshift(
     """
     network = resshift_model(model)
     _check_vae(network, vae)
-    planes, _ = image_to_planes(image)
-    planes = planes.clamp(0, 1)
+    planes = visible_planes(image).clamp(0, 1)
     scale = network.record.scale
     height, width = planes.shape[-2:]
     hole = _hole(network, mask, planes)
@@ -168,17 +168,43 @@ def _check_vae(network: ResShiftModel, vae: Any) -> None:
         )
 
 
-def _hole(network: ResShiftModel, mask: Tensor | None, planes: Tensor) -> Tensor | None:
-    takes_mask = network.network_config.cond_mask
-    if mask is None:
-        if takes_mask:
-            raise ValueError("this model fills holes: connect a mask, 1 where pixels are missing.")
+def usable_mask(
+    network: ResShiftModel, mask: Tensor | None, height: int, width: int
+) -> Tensor | None:
+    """Return the MASK of what a model is to fill, None for models that fill nothing.
+
+    An empty mask is none for them, as Load Image gives one with every picture.
+
+    Args:
+        network: The model.
+        mask: MASK or None.
+        height: Height of the picture.
+        width: Width of the picture.
+    Raises:
+        ValueError: If the model fills holes and there is no mask, or fills none and one says which.
+    """
+    if not network.network_config.cond_mask:
+        if mask is not None and bool(mask.any()):
+            raise ValueError(
+                f"this model ({network.record.task}) takes no mask. Disconnect it, or load an"
+                " inpainting model; to keep pixels, connect the mask to 'Finish Restoration'."
+            )
         return None
-    if not takes_mask:
+    if mask is None:
+        raise ValueError("this model fills holes: connect a mask, 1 where pixels are missing.")
+    if is_stand_in(mask, height, width):
         raise ValueError(
-            f"this model ({network.record.task}) takes no mask. Disconnect it, or load an"
-            " inpainting model; to keep pixels, connect the mask to 'Finish Restoration'."
+            "this model fills holes, and 'mask' is the empty one that Load Image gives with a"
+            " picture without transparency. Paint a mask (right-click on Load Image, Open in"
+            " MaskEditor), or load one with Load Image (as Mask): 1 where pixels are missing."
         )
+    return mask
+
+
+def _hole(network: ResShiftModel, mask: Tensor | None, planes: Tensor) -> Tensor | None:
+    mask = usable_mask(network, mask, *planes.shape[-2:])
+    if mask is None:
+        return None
     hole = mask_to_plane(mask, planes.shape[0], *planes.shape[-2:])
     if not hole.any():
         logger.warning("ResShift Conditioning: the mask is empty, so the image stays as it is.")

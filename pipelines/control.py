@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..images.conversion import image_to_planes, planes_to_image
+from ..images.conversion import planes_to_image
 from ..images.padding import multiple_above
+from ..images.transparency import visible_planes
 from ..model_loaders.la_control_net import is_la_control_net, text_width
 from ..samplers.discrete import TRAINING_STEPS, alphas_cumprod
 from .noise import SEED_COUNT, BatchNoise, draw_noise, picture_generators
@@ -99,7 +100,7 @@ def prepare_diffbir(
         raise ValueError(f"'start' is one of {', '.join(STARTS)}, not '{start}'.")
     if not 0 <= noise_aug < TRAINING_STEPS:
         raise ValueError(f"'noise_aug' is {noise_aug}; give 0 to {TRAINING_STEPS - 1}.")
-    planes, _ = image_to_planes(image)
+    planes = visible_planes(image)
     height, width = planes.shape[-2:]
     padded = F.pad(
         planes,
@@ -114,7 +115,7 @@ def prepare_diffbir(
     hint = comfy.latent_formats.SD15().process_in(condition)
     if noise_aug > 0:
         generators = picture_generators(
-            (seed + NOISE_AUG_STREAM) % SEED_COUNT, len(hint), batch_noise, first
+            (seed + NOISE_AUG_STREAM) % SEED_COUNT, batch_noise, range(first, first + len(hint))
         )
         kept = alphas_cumprod(zero_snr=zero_snr)[noise_aug].item()
         hint = kept**0.5 * hint + (1 - kept) ** 0.5 * draw_noise(generators, hint)

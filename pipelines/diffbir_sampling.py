@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.k_diffusion.sampling
@@ -21,7 +21,8 @@ from ..samplers.spaced import sample_spaced
 from .control import CONDITION_KEY, LATENT_CHANNELS
 from .diffbir_presets import DiffBIRPreset
 from .latent_guidance import LatentGuidance, patch_latent_guidance
-from .noise import BatchNoise, picture_generators, step_noise_sampler
+from .noise import BatchNoise, noise_places, picture_generators, step_noise_sampler
+from .own_pictures import own_pictures
 from .sampling import sample_latent
 
 OFFICIAL = "official"
@@ -72,14 +73,16 @@ def spaced_run_sigmas(model: Any, steps: int) -> Tensor:
     return spaced_sigmas(sigmas.cpu(), steps)
 
 
-def spaced_sampler(batch_noise: BatchNoise = "different per image", first: int = 0) -> Sampler:
+def spaced_sampler(
+    batch_noise: BatchNoise = "different per image", places: Sequence[int] | None = None
+) -> Sampler:
     """Return DiffBIR's spaced sampler as a SAMPLER, exact also at zero terminal SNR.
 
     Args:
         batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
-        first: Place of the first picture in the whole batch.
+        places: Place of each picture in the whole batch; None for a whole batch.
     """
-    return Sampler(_sample_spaced, extra_options={"batch_noise": batch_noise, "first": first})
+    return Sampler(_sample_spaced, extra_options={"batch_noise": batch_noise, "places": places})
 
 
 def patch_dynamic_cfg(model: Any) -> Any:
@@ -138,16 +141,18 @@ def sample_diffbir(
         guidance_target: LATENT or IMAGE it pulls to; None takes the condition that `positive` holds.
         vae: The model's VAE; needed where `guidance_target` is an image.
         batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
-        first: Place of the first picture in the whole batch.
+        first: Place of the first picture in the whole batch, where the latent does not tell.
         callback: Called after each step; by default the node's progress bar and preview.
     Raises:
-        ValueError: If the MODEL is not an SD 2.x model or an input does not fit it.
+        ValueError: If the MODEL is not an SD 2.x model, an input does not fit it, or it cannot be
+            told which of the conditioning's pictures the latent holds.
 
     Source: Lin et al. 2023 (arXiv 2308.15070), DiffBIR, "Generation Module".
     """
     check_sd2(model)
     _check_latent(latent["samples"])
     model = _with_schedule(model, preset)
+    positive, negative = own_pictures([positive, negative], latent)
     if guidance.acts:
         target = _condition(positive) if guidance_target is None else guidance_target
         model = patch_latent_guidance(model, target, guidance, vae=vae)
@@ -158,7 +163,7 @@ def sample_diffbir(
         positive,
         negative,
         latent,
-        _sampler(sampler, batch_noise, first),
+        _sampler(sampler, batch_noise, noise_places(latent, first)),
         sigmas,
         seed=seed,
         cfg=cfg or preset.cfg,
@@ -288,16 +293,16 @@ def _start_noise(
     return noise * (sigma / spread)
 
 
-def _sampler(name: str, batch_noise: BatchNoise, first: int) -> comfy.samplers.Sampler:
+def _sampler(name: str, batch_noise: BatchNoise, places: Sequence[int]) -> comfy.samplers.Sampler:
     if name == SPACED:
-        return spaced_sampler(batch_noise, first)
+        return spaced_sampler(batch_noise, places)
     stock = comfy.samplers.sampler_object(name)
     if not isinstance(stock, Sampler):
         return stock
     if "noise_sampler" not in inspect.signature(stock.sampler_function).parameters:
         return stock
     options = {"sampler_function": stock.sampler_function, **stock.extra_options}
-    options |= {"batch_noise": batch_noise, "first": first}
+    options |= {"batch_noise": batch_noise, "places": places}
     return Sampler(_sample_stock, options, stock.inpaint_options)
 
 
@@ -310,7 +315,7 @@ def _sample_spaced(
     disable: bool | None = None,
     *,
     batch_noise: BatchNoise,
-    first: int,
+    places: Sequence[int] | None,
 ) -> Tensor:
     extra_args = extra_args or {}
     sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
@@ -323,7 +328,7 @@ def _sample_spaced(
         callback,
         disable,
         zero_snr_start=from_noise and _kind(sampling) == ("v", True),
-        noise_sampler=step_noise_sampler(x, extra_args.get("seed") or 0, batch_noise, first),
+        noise_sampler=step_noise_sampler(x, extra_args.get("seed") or 0, batch_noise, places),
     )
 
 
@@ -337,12 +342,14 @@ def _sample_stock(
     *,
     sampler_function: Callable[..., Tensor],
     batch_noise: BatchNoise,
-    first: int,
+    places: Sequence[int] | None,
     **options: Any,
 ) -> Tensor:
     """Run a sampler of ComfyUI with noise that depends on each picture's own seed."""
     extra_args = extra_args or {}
-    generators = picture_generators(extra_args.get("seed") or 0, len(x), batch_noise, first)
+    generators = picture_generators(
+        extra_args.get("seed") or 0, batch_noise, range(len(x)) if places is None else places
+    )
     noise_sampler = comfy.k_diffusion.sampling.BrownianTreeNoiseSampler(
         x,
         sigmas[sigmas > 0].min(),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..images.color import ColorFix, fix_color
+from ..images.color import ColorFix, fix_color, is_grey, without_color
 from ..images.conversion import (
     check_image,
     collect_pictures,
     image_to_planes,
+    is_stand_in,
     mask_to_plane,
     planes_to_image,
 )
@@ -17,7 +18,7 @@ from ..images.resize import resize_bicubic
 
 
 def correct_color(image: Tensor, reference: Tensor, method: ColorFix) -> Tensor:
-    """Return an IMAGE with colours taken from another of the same size.
+    """Return an IMAGE with colours taken from another of the same size, none from a grey one.
 
     Args:
         image: `(B, H, W, C)` IMAGE.
@@ -34,6 +35,8 @@ def correct_color(image: Tensor, reference: Tensor, method: ColorFix) -> Tensor:
         planes, alpha = image_to_planes(image[k : k + 1])
         target, _ = image_to_planes(_picture(reference, k))
         fixed = fix_color(planes, target.to(planes), method)
+        if method != "none" and is_grey(target):
+            fixed = without_color(fixed)
         return planes_to_image(fixed.clamp(0, 1), alpha)
 
     return collect_pictures(map(corrected, range(len(image))), len(image))
@@ -50,6 +53,7 @@ def finish_restoration(
     mask: Tensor | None = None,
     output_width: int = 0,
     output_height: int = 0,
+    grey_like: Tensor | None = None,
     name: str = "'image'",
 ) -> Tensor:
     """Return the finished pictures, made one after the other.
@@ -64,6 +68,7 @@ def finish_restoration(
         mask: MASK of that size, 1 where the restored pixels stay; soft edges blend.
         output_width: Width to resize to at the end; 0 keeps it, or follows the height.
         output_height: Height to resize to at the end; 0 keeps it, or follows the width.
+        grey_like: IMAGE of any size; where it is black and white, so is the result.
         name: What messages call `image`.
     Raises:
         ValueError: If sizes do not fit or only one of `original` and `mask` is given.
@@ -84,10 +89,17 @@ def finish_restoration(
         )
     if (original is None) != (mask is None):
         raise ValueError("'original' and 'mask' belong together: connect both or neither.")
-    for given, other in (("reference", reference), ("original", original)):
+    others = {"reference": reference, "original": original, "grey_like": grey_like}
+    for given, other in others.items():
         if other is not None:
             check_image(other, f"'{given}'")
             _check_count(other, image, given)
+    if mask is not None and is_stand_in(mask, height, width):
+        raise ValueError(
+            "'mask' is the empty one that Load Image gives with a picture without transparency."
+            " Connect the mask of what was restored, 1 where the restored pixels stay, or"
+            " disconnect 'original' and 'mask'."
+        )
     masks = None if mask is None else mask.reshape(-1, *mask.shape[-2:])
     if masks is not None:
         _check_count(masks, image, "mask")
@@ -103,6 +115,8 @@ def finish_restoration(
             target, _ = image_to_planes(_picture(reference, k))
             target = resize_bicubic(target.to(planes), height, width)
             planes = fix_color(planes, target, color_fix)
+        if grey_like is not None and is_grey(image_to_planes(_picture(grey_like, k))[0]):
+            planes = without_color(planes)
         if original is not None and masks is not None:
             planes = _put_back(planes, _picture(original, k), _picture(masks, k))
         return planes_to_image(resize_bicubic(planes, new_height, new_width).clamp(0, 1))

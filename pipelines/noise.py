@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,18 +14,29 @@ BATCH_NOISES: tuple[str, ...] = get_args(BatchNoise)
 SEED_COUNT = 1 << 64
 
 
+def noise_places(latent: dict[str, Any], first: int = 0) -> list[int]:
+    """Return the places of a LATENT's pictures in the whole batch, which decide their noise.
+
+    Args:
+        latent: LATENT; nodes that take pictures out of a batch leave their places in it.
+        first: Place of the first picture where they did not.
+    """
+    count = len(latent["samples"])
+    index = latent.get("batch_index")
+    return list(range(first, first + count)) if index is None else list(index)
+
+
 def picture_generators(
-    seed: int, batch: int, batch_noise: BatchNoise, first: int = 0
+    seed: int, batch_noise: BatchNoise, places: Iterable[int]
 ) -> list[torch.Generator]:
     """Return a generator for each picture of a batch.
 
     Args:
         seed: Seed of the node.
-        batch: Number of pictures.
-        batch_noise: Whether picture k takes `seed + k` or every picture `seed`.
-        first: Place of the first picture in the whole batch.
+        batch_noise: Whether the picture at place k takes `seed + k` or every picture `seed`.
+        places: Place of each picture in the whole batch.
     """
-    offsets = [0] * batch if batch_noise == "same for all" else range(first, first + batch)
+    offsets = [0 if batch_noise == "same for all" else place for place in places]
     return [torch.Generator().manual_seed((seed + offset) % SEED_COUNT) for offset in offsets]
 
 
@@ -42,7 +53,7 @@ def draw_noise(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
 
 
 def step_noise_sampler(
-    x: Tensor, seed: int, batch_noise: BatchNoise, first: int = 0
+    x: Tensor, seed: int, batch_noise: BatchNoise, places: Iterable[int] | None = None
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a noise sampler for the steps of a run.
 
@@ -53,9 +64,9 @@ def step_noise_sampler(
         x: `(B, C, H, W)` state of the run.
         seed: Seed of the run.
         batch_noise: See `picture_generators`.
-        first: See `picture_generators`.
+        places: Place of each picture in the whole batch; None for a whole batch.
     """
-    generators = picture_generators(seed, x.shape[0], batch_noise, first)
+    generators = picture_generators(seed, batch_noise, range(len(x)) if places is None else places)
     draw_noise(generators, x)
 
     def sample(sigma: Tensor, sigma_next: Tensor) -> Tensor:

@@ -15,9 +15,16 @@ from ..images.conversion import (
     collect_pictures,
     image_to_planes,
     mask_to_plane,
+    planes_to_image,
 )
+from ..images.transparency import visible_planes
 from ..samplers.tiles import cut_tile, merge_tiles, tile_positions
-from .conditioning import check_start_image, prepare_resshift, resshift_model
+from .conditioning import (
+    check_start_image,
+    prepare_resshift,
+    resshift_model,
+    usable_mask,
+)
 from .finish import enlarge_alpha, finish_restoration
 from .noise import SEED_COUNT, BatchNoise
 from .progress import RunProgress
@@ -47,6 +54,7 @@ def restore_with_resshift(
     tiles: TileSettings = TILES,
     frames_at_once: int = FRAMES_AT_ONCE,
     start_image: Tensor | None = None,
+    keep_grey: bool = True,
 ) -> Tensor:
     """Return every picture of a batch restored by ResShift.
 
@@ -68,6 +76,7 @@ def restore_with_resshift(
         frames_at_once: Pictures that share each call, 1 or more.
         start_image: IMAGE of the result's size that the chain starts around, one or one for each
             picture; see `prepare_resshift`.
+        keep_grey: Whether a black and white picture stays so.
     Returns:
         `(B, H scale, W scale, 3)` or, with alpha, 4 channels, in [0, 1], on the CPU.
     Raises:
@@ -77,6 +86,7 @@ def restore_with_resshift(
     check_image(image)
     check_frames_at_once(frames_at_once)
     count, (height, width) = len(image), image.shape[1:3]
+    mask = usable_mask(network, mask, height, width)
     if mask is not None:
         mask = mask.reshape(-1, *mask.shape[-2:])
         if len(mask) not in (1, count):
@@ -130,15 +140,17 @@ def restore_with_resshift(
 
     def restored(first: int) -> Tensor:
         pictures = image[first : first + frames_at_once]
+        seen = planes_to_image(visible_planes(pictures))
         holes = None if mask is None else mask[first : first + frames_at_once]
         finished = finish_restoration(
-            _merged(pieces(first, pictures, holes), places, (height, width), scale),
+            _merged(pieces(first, seen, holes), places, (height, width), scale),
             0,
             0,
-            reference=pictures,
+            reference=seen,
             color_fix=color_fix,
             original=None if holes is None else pictures,
             mask=holes,
+            grey_like=seen if keep_grey else None,
             name="the restored picture",
         )
         return with_alpha_of(pictures, finished).cpu()

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..images.color import ColorFix
-from ..images.conversion import check_image, collect_pictures
+from ..images.conversion import check_image, collect_pictures, planes_to_image
 from ..images.resize import Rounding, scaled_size, short_edge_size
+from ..images.transparency import visible_planes
 from .control import Start, check_control_net, check_sd_vae, prepare_diffbir
 from .diffbir_presets import DiffBIRPreset
 from .diffbir_sampling import NO_GUIDANCE, OFFICIAL, check_sd2, sample_diffbir
@@ -72,6 +73,7 @@ def restore_with_diffbir(
     tiles: TileSettings = TILES,
     batch_noise: BatchNoise = "different per image",
     frames_at_once: int = FRAMES_AT_ONCE,
+    keep_grey: bool = True,
 ) -> Tensor:
     """Return every picture of a batch restored by both stages of DiffBIR.
 
@@ -103,6 +105,7 @@ def restore_with_diffbir(
             step. `official chop` is not of DiffBIR.
         batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
         frames_at_once: Pictures that share each call of stage 2, 1 or more.
+        keep_grey: Whether a black and white picture stays so.
     Returns:
         `(B, H scale, W scale, 3)` or, with alpha, 4 channels, in [0, 1], on the CPU.
     Raises:
@@ -197,6 +200,9 @@ def restore_with_diffbir(
                     color_fix=color_fix,
                     output_width=cleaned.output_width,
                     output_height=cleaned.output_height,
+                    grey_like=planes_to_image(visible_planes(pictures[part]))
+                    if keep_grey
+                    else None,
                     name="the restored picture",
                 ),
             )

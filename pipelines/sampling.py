@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.model_management
@@ -17,20 +17,23 @@ from ..samplers.chain import PredictType
 from ..samplers.residual_shift import sample_residual_shift
 from ..samplers.schedules import ResShiftSchedule, Spacing, sampling_sigmas
 from .conditioning import resshift_model
-from .noise import BatchNoise, draw_noise, picture_generators, step_noise_sampler
+from .noise import BatchNoise, draw_noise, noise_places, picture_generators, step_noise_sampler
+from .own_pictures import own_pictures
 
 
 def residual_shift_sampler(
-    randomness: float = 1.0, batch_noise: BatchNoise = "different per image", first: int = 0
+    randomness: float = 1.0,
+    batch_noise: BatchNoise = "different per image",
+    places: Sequence[int] | None = None,
 ) -> comfy.samplers.KSAMPLER:
     """Return ResShift's reverse chain as a SAMPLER.
 
     Args:
         randomness: 1 is the published chain, 0 its deterministic member.
         batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
-        first: Place of the first picture in the whole batch.
+        places: Place of each picture in the whole batch; None for a whole batch.
     """
-    options = {"randomness": randomness, "batch_noise": batch_noise, "first": first}
+    options = {"randomness": randomness, "batch_noise": batch_noise, "places": places}
     return comfy.samplers.KSAMPLER(_sample, extra_options=options)
 
 
@@ -90,13 +93,15 @@ def sample_resshift(
         steps: Network calls; 0 means as many as the model is made for.
         randomness: 1 is the published chain, 0 its deterministic member.
         batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
-        first: Place of the first picture in the whole batch.
+        first: Place of the first picture in the whole batch, where the latent does not tell.
         callback: Called after each step; by default the node's progress bar and preview.
     Raises:
-        ValueError: If the MODEL is another kind of model, or `steps` is out of range.
+        ValueError: If the MODEL is another kind of model, `steps` is out of range, or it cannot be
+            told which of the conditioning's pictures the latent holds.
     """
     sigmas = residual_shift_sigmas(model, steps)
-    sampler = residual_shift_sampler(randomness, batch_noise, first)
+    (positive,) = own_pictures([positive], latent)
+    sampler = residual_shift_sampler(randomness, batch_noise, noise_places(latent, first))
     return sample_latent(
         model,
         positive,
@@ -138,14 +143,15 @@ def sample_latent(
         seed: Decides all noise.
         cfg: Scale of classifier-free guidance.
         batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
-        first: Place of the first picture in the whole batch.
+        first: Place of the first picture in the whole batch, where the latent does not tell.
         callback: Called after each step; by default the node's progress bar and preview.
         start_noise: Makes the noise of the start from standard noise and the latent's samples.
     """
     samples = comfy.sample.fix_empty_latent_channels(
         model, latent["samples"], latent.get("downscale_ratio_spacial")
     )
-    noise = draw_noise(picture_generators(seed, len(samples), batch_noise, first), samples)
+    places = noise_places(latent, first)
+    noise = draw_noise(picture_generators(seed, batch_noise, places), samples)
     denoised = comfy.sample.sample_custom(
         model,
         noise if start_noise is None else start_noise(noise, samples),
@@ -174,7 +180,7 @@ def _sample(
     *,
     randomness: float,
     batch_noise: BatchNoise,
-    first: int,
+    places: Sequence[int] | None,
 ) -> Tensor:
     sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
     if not isinstance(sampling, ResShiftSampling):
@@ -192,5 +198,5 @@ def _sample(
         disable,
         kappa=sampling.kappa,
         randomness=randomness,
-        noise_sampler=step_noise_sampler(x, extra_args.get("seed") or 0, batch_noise, first),
+        noise_sampler=step_noise_sampler(x, extra_args.get("seed") or 0, batch_noise, places),
     )

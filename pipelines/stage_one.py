@@ -18,7 +18,6 @@ from torch import Tensor
 from ..images.conversion import (
     check_image,
     collect_pictures,
-    image_to_planes,
     planes_to_image,
 )
 from ..images.padding import multiple_above, reflect_pad_to
@@ -30,6 +29,7 @@ from ..images.resize import (
     scaled_size,
     short_edge_size,
 )
+from ..images.transparency import visible_planes
 from ..samplers.tiles import cut_tile, gaussian_weights, merge_tiles, tile_positions
 from .memory import is_out_of_memory, largest_side, room_beside, room_for
 
@@ -111,7 +111,8 @@ def remove_degradation(
 
     Args:
         upscale_model: UPSCALE_MODEL of spandrel.
-        image: `(B, H, W, C)` IMAGE in [0, 1]; alpha is dropped, grey repeated.
+        image: `(B, H, W, C)` IMAGE in [0, 1]; alpha is dropped, and what it
+            hides takes the colours around; grey repeated.
         scale: Size of the finished picture over the image's; 1 for aligned faces and denoising.
         rules: `auto` takes those of the network: BSRNet's for every network that enlarges,
             SwinIR's for SwinIR, SCUNet's for any other.
@@ -170,7 +171,7 @@ def remove_degradation(
         )
 
         def cleaned(picture: Tensor) -> Tensor:
-            planes, _ = image_to_planes(picture)
+            planes = visible_planes(picture)
             x = _before_network(chosen, planes.contiguous(), target, size, resize)
             made = _after_network(chosen, runner.run(x), target)
             return planes_to_image(made.clamp(0, 1) if clamp else made).to(keeps_on)

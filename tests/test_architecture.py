@@ -62,6 +62,10 @@ def imports() -> Iterator[tuple[str, str, str, bool]]:
                 yield str(Path(*path)), part_of(path), name, own
 
 
+def test_files_of_every_part_are_read():
+    assert {part for _, part, _, _ in imports()} == MAY_IMPORT.keys()
+
+
 def test_own_imports_follow_the_direction_and_nothing_imports_nodes():
     wrong = [
         f"{file} imports {name}"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pack.images.color import COLOR_FIXES, fix_color, luminance
+from pack.images.color import COLOR_FIXES, fix_color, is_grey, luminance, without_color
 from pack.tests.support.golden import assert_close, golden_case
 
 _, GOLDEN = golden_case("diffbir/color_fix")
@@ -61,3 +61,19 @@ def test_a_reference_of_another_size_is_refused():
 def test_an_unknown_method_is_refused_with_the_choices():
     with pytest.raises(ValueError, match="none, wavelet, adain, luminance"):
         fix_color(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), "sepia")
+
+
+def test_a_picture_is_grey_where_its_channels_are_as_near_as_decoders_leave_them():
+    grey = GOLDEN["nat_content"][:1, :1].expand(-1, 3, -1, -1)
+    rounded = grey + torch.tensor([0.0, 1.0, 2.0]).view(1, 3, 1, 1) / 255
+    tinted = grey.clone()
+    tinted[0, 0, 0, 0] += 3 / 255
+    found = is_grey(torch.cat([grey, rounded, tinted, GOLDEN["nat_content"][:1]]))
+    assert found.tolist() == [True, True, False, False]
+
+
+def test_without_colour_the_brightness_is_left():
+    image = GOLDEN["nat_content"]
+    grey = without_color(image)
+    assert_close(grey[:, 1:2], luminance(image), 0)
+    assert is_grey(grey).all()

@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pack.images.conversion import image_to_planes, mask_to_plane, planes_to_image
+from pack.images.conversion import (
+    image_to_planes,
+    is_stand_in,
+    mask_to_plane,
+    planes_to_image,
+)
 
 
 def test_rgb_becomes_planes_and_comes_back():
@@ -53,7 +58,7 @@ def test_what_is_no_picture_is_refused(image, remedy):
 
 @pytest.mark.parametrize("shape", [(4, 6), (1, 4, 6), (1, 1, 4, 6)])
 def test_one_mask_of_any_form_serves_the_batch(shape):
-    mask = torch.rand(shape)
+    mask = 0.1 + 0.8 * torch.rand(shape)
     plane = mask_to_plane(mask, 3, 4, 6)
     assert plane.shape == (3, 1, 4, 6)
     assert all(torch.equal(one[0], mask.reshape(4, 6)) for one in plane)
@@ -75,3 +80,20 @@ def test_a_mask_for_each_picture_stays_with_its_picture_and_within_the_range():
 def test_masks_that_do_not_fit_are_refused(mask, remedy):
     with pytest.raises(ValueError, match=remedy):
         mask_to_plane(mask, 3, 4, 6)
+
+
+def test_white_and_black_that_were_read_a_level_off_are_holes_and_known_pixels():
+    mask = torch.tensor([0.0, 1 / 255, 0.02, 0.98, 254.008 / 255, 1.0]).view(1, 1, 6)
+    plane = mask_to_plane(mask, 1, 1, 6).flatten()
+    assert plane.tolist() == pytest.approx([0, 0, 0.02, 0.98, 1, 1])
+    assert plane[[0, 1, 4, 5]].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_mask_that_comes_with_a_picture_without_transparency_is_told_apart(batch):
+    mask = torch.zeros(batch, 64, 64)
+    assert is_stand_in(mask, 80, 96)
+    assert not is_stand_in(mask, 64, 64)
+    assert not is_stand_in(torch.zeros(batch, 64, 65), 80, 96)
+    mask[-1, 5, 5] = 1
+    assert not is_stand_in(mask, 80, 96)

@@ -262,7 +262,8 @@ BAD_INPUTS = {
         "Load 'bundled: pixel latent x4' with 'Load ResShift VAE'",
     ),
     "a mask for a model that takes none": (
-        prompt_of("resshift_x4_bundled", n5={"mask": ["3", 1]}),
+        prompt_of("resshift_x4_bundled", n5={"mask": ["mask", 0]})
+        | {"mask": {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 8, "height": 8}}},
         "connect the mask to 'Finish Restoration'",
     ),
     "no mask for a model that fills holes": (

@@ -138,14 +138,111 @@ def test_a_pickle_that_would_run_code_is_refused_unrun_with_how_to_convert_it(tm
     assert not made.exists()
 
 
-def test_the_conversion_that_the_refusal_names_makes_a_file_that_loads(tmp_path):
-    content = {"state_dict": WEIGHTS, "options": argparse.Namespace(lr=1e-4)}
-    path = save_pickle(tmp_path / "trained.pth", content)
+def converted_as_told(path: Path) -> subprocess.CompletedProcess[str]:
+    """Run the line that the refusal of a file names, from elsewhere."""
     with pytest.raises(ValueError, match="convert it once") as error:
         read_checkpoint(path)
-    command = shlex.split(re.search(r'"(python -c \'.*\')" and', str(error.value))[1])
-    subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True, timeout=120)
-    assert_weights(read_checkpoint(tmp_path / "converted.safetensors").state_dict)
+    line = re.search(r'convert it once with "(.*)" and load', str(error.value))[1]
+    program, *words = shlex.split(line)
+    assert program == "python"
+    return subprocess.run(
+        [sys.executable, *words], cwd=path.anchor, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": WEIGHTS},
+        {"model": WEIGHTS, "optimizer": {"state": {0: {"step": torch.zeros(1)}}}},
+        {"epoch": 4, "ema": {"module." + key: value for key, value in WEIGHTS.items()}},
+    ],
+    ids=["state_dict", "model", "ema"],
+)
+def test_the_conversion_that_the_refusal_names_makes_a_file_that_loads(tmp_path, content):
+    folder = tmp_path / "it's a folder"
+    folder.mkdir()
+    content = {**content, "options": argparse.Namespace(lr=1e-4)}
+    run = converted_as_told(save_pickle(folder / "trained.pth", content))
+    assert run.returncode == 0, run.stderr
+    assert "3 tensors" in run.stdout
+    assert_weights(read_checkpoint(folder / "converted.safetensors").state_dict)
+
+
+def test_a_whole_network_is_converted_too(tmp_path):
+    network = nn.Linear(3, 2)
+    run = converted_as_told(save_pickle(tmp_path / "whole.pt", {"model": network}))
+    assert run.returncode == 0, run.stderr
+    read = read_checkpoint(tmp_path / "converted.safetensors").state_dict
+    assert_weights(read, network.state_dict())
+
+
+def test_a_conversion_that_finds_no_weights_says_what_it_found(tmp_path):
+    content = {"history": [1, 2], "options": argparse.Namespace(lr=1e-4)}
+    run = converted_as_told(save_pickle(tmp_path / "log.pth", content))
+    assert run.returncode == 1
+    assert "holds no weights" in run.stderr
+    assert "['history', 'options']" in run.stderr
+    assert not (tmp_path / "converted.safetensors").exists()
+
+
+OLD = {key: value + 1 for key, value in WEIGHTS.items()}
+
+
+def prefixed(prefix: str, weights: dict[str, Tensor] = WEIGHTS) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in weights.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *({key: WEIGHTS, "step": 4} for key in ("net_g", "generator", "network", "module")),
+        {**prefixed("module."), "n_averaged": torch.tensor(5)},
+        {"state_dict": prefixed("model."), "epoch": 1},
+        *(prefixed(prefix) for prefix in ("net_g.", "controlnet.", "network.", "generator.")),
+        {"state_dict": {**WEIGHTS, "loss.discriminator.main.0.weight": torch.zeros(4)}},
+        {"state_dict": {**prefixed("model."), "criterion.weight": torch.zeros(1)}},
+        {"model": WEIGHTS, "ema": {"decay": torch.tensor(0.99)}},
+    ],
+)
+def test_weights_are_found_wherever_trainers_put_them(tmp_path, content, caplog):
+    with caplog.at_level("INFO"):
+        assert_weights(read_checkpoint(save_pickle(tmp_path / "a.pth", content)).state_dict)
+    assert "averaged" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *({key: WEIGHTS, "model": OLD} for key in ("ema", "model_ema", "ema_model", "params_ema")),
+        {"state_dict": OLD, "ema_state_dict": WEIGHTS},
+        {"state_dict": {**OLD, **prefixed("ema.")}},
+        {"state_dict": {**prefixed("model.", OLD), **prefixed("ema.")}},
+        {**prefixed("online_model.", OLD), **prefixed("ema_model."), "initted": torch.tensor(True)},
+        {
+            **prefixed("model.", OLD),
+            **{"model_ema." + key.replace(".", ""): value for key, value in WEIGHTS.items()},
+            "model_ema.decay": torch.tensor(0.99),
+        },
+    ],
+)
+def test_averaged_weights_are_preferred_and_it_is_said(tmp_path, content, caplog):
+    with caplog.at_level("INFO"):
+        assert_weights(read_checkpoint(save_pickle(tmp_path / "a.pth", content)).state_dict)
+    assert "'a.pth': its averaged weights (EMA) are taken" in caplog.text
+
+
+def test_averages_of_other_weights_are_left_out(tmp_path, caplog):
+    content = {**WEIGHTS, "model_ema.other": torch.zeros(2)}
+    with caplog.at_level("INFO"):
+        assert_weights(read_checkpoint(save_pickle(tmp_path / "a.pth", content)).state_dict)
+    assert "averaged" not in caplog.text
+
+
+def test_prefixes_that_may_be_a_networks_own_stay_where_asked(tmp_path):
+    path = save_pickle(tmp_path / "a.pth", prefixed("model."))
+    read = read_checkpoint(path, holder_prefixes=()).state_dict
+    assert_weights(read, prefixed("model."))
 
 
 def cut_places(size: int) -> list[int]:

@@ -57,6 +57,7 @@ def test_the_keys_of_a_released_file_load(tmp_path, name, architecture, scale, p
     [
         lambda weights: weights,
         lambda weights: {"state_dict": weights},
+        lambda weights: {"net_g." + key: value for key, value in weights.items()},
         lambda weights: {"params_ema": weights},
         lambda weights: {"params": weights},
         lambda weights: {"state_dict": {f"module.{k}": v for k, v in weights.items()}, "epoch": 3},
@@ -67,7 +68,7 @@ def test_the_keys_of_a_released_file_load(tmp_path, name, architecture, scale, p
             }
         },
     ],
-    ids=["bare", "state_dict", "params_ema", "params", "module", "v1 full"],
+    ids=["bare", "state_dict", "net_g", "params_ema", "params", "module", "v1 full"],
 )
 def test_every_wrapping_of_released_files_is_read(tmp_path, wrap):
     weights = golden_swinir()

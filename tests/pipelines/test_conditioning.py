@@ -55,7 +55,7 @@ def test_pictures_of_any_size_are_taken(sr, folded, size):
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_grey_is_repeated_and_alpha_left_out(sr, channels):
-    image = picture(8, 8, channels)
+    image = picture(8, 8, channels).clamp(min=0.01)  # nothing is hidden
     color = image[..., :1].expand(-1, -1, -1, 3) if channels < 3 else image[..., :3]
     expected = prepare_resshift(*sr, color)
     assert torch.equal(prepare_resshift(*sr, image).latent["samples"], expected.latent["samples"])
@@ -106,6 +106,12 @@ def test_an_empty_mask_is_worth_a_warning(inpaint, caplog):
     assert "the mask is empty" in caplog.text
 
 
+@pytest.mark.parametrize("side", [8, 64])
+def test_an_empty_mask_is_none_for_a_model_that_fills_nothing(sr, side):
+    inputs = prepare_resshift(*sr, picture(8, 8), torch.zeros(1, side, side))
+    assert "resshift_mask" not in inputs.positive[0][1]
+
+
 NO_NUMBER = torch.full((1, 8, 8, 3), float("nan"))
 
 
@@ -117,7 +123,7 @@ NO_NUMBER = torch.full((1, 8, 8, 3), float("nan"))
         (torch.zeros(1, 8, 0, 3), None, "'image' is empty"),
         (torch.zeros(1, 8, 8, 5), None, "1 to 4 channels"),
         (torch.zeros(8, 8, 3), None, "give it pictures of shape"),
-        (torch.zeros(1, 8, 8, 3), torch.zeros(1, 8, 8), "takes no mask. Disconnect it"),
+        (torch.zeros(1, 8, 8, 3), torch.ones(1, 8, 8), "takes no mask. Disconnect it"),
     ],
 )
 def test_images_that_are_none_are_refused(sr, image, mask, remedy):
@@ -129,6 +135,8 @@ def test_images_that_are_none_are_refused(sr, image, mask, remedy):
     ("mask", "remedy"),
     [
         (None, "connect a mask, 1 where pixels are missing"),
+        (torch.zeros(1, 64, 64), r"with a picture without transparency\. Paint a mask"),
+        (torch.ones(1, 64, 64), "'mask' is 64x64 and the image 8x8"),
         (torch.zeros(1, 8, 9), "resize the mask to the size of the image"),
         (torch.zeros(2, 8, 8), "2 masks for 1 images; give one mask or one for each"),
     ],

@@ -322,7 +322,7 @@ def test_the_start_is_the_official_one(preset, sampler, start):
     latent = {"samples": condition if start == "condition" else torch.zeros(SIZE)}
     run(model, preset=preset, sampler=sampler, latent=latent)
 
-    drawn = noise.draw_noise(noise.picture_generators(3, 1, "same for all"), condition)
+    drawn = noise.draw_noise(noise.picture_generators(3, "same for all", [0]), condition)
     expected = drawn
     if start == "condition" and not preset.zero_snr:
         kept = golden_case("diffbir/schedules")[1]["alphas_cumprod"][999].float()

@@ -125,3 +125,32 @@ def test_alpha_is_enlarged_within_its_range():
     assert enlarged.shape == (1, 1, 8, 16)
     assert enlarged.min() == 0
     assert enlarged.max() == 1
+
+
+def spread(finished: torch.Tensor) -> float:
+    """Return how far the channels of a picture are apart at most."""
+    return (finished.amax(-1) - finished.amin(-1)).max().item()
+
+
+@pytest.mark.parametrize("method", ["none", "wavelet", "adain", "luminance"])
+def test_a_black_and_white_picture_stays_so_whatever_the_colour_fix(method):
+    decoded, source = image(batch=2), image(3, 4, batch=2)
+    source[0] = source[0, ..., :1]
+    finished = finish_restoration(
+        decoded, 0, 0, reference=source, color_fix=method, grey_like=source
+    )
+    assert spread(finished[0]) == 0
+    assert spread(finished[1]) > 0.1
+    tinted = finish_restoration(decoded, 0, 0, reference=source, color_fix=method)
+    assert (spread(tinted[0]) > 0.1) == (method != "luminance")
+
+
+@pytest.mark.parametrize("method", ["wavelet", "adain", "luminance"])
+def test_colours_of_a_black_and_white_reference_are_none(method):
+    corrected = correct_color(image(), image()[..., :1].expand(-1, -1, -1, 3), method)
+    assert spread(corrected) == 0
+
+
+def test_the_empty_mask_of_a_picture_without_transparency_is_refused():
+    with pytest.raises(ValueError, match="Connect the mask of what was restored"):
+        finish_restoration(image(), 0, 0, original=image(), mask=torch.zeros(1, 64, 64))

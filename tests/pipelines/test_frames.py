@@ -277,3 +277,24 @@ def test_a_tiled_vae_shows_no_bar_of_its_own(weights):
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
     assert set(seen) == {3}
+
+
+@EVERY_SYSTEM
+def test_a_black_and_white_frame_stays_so_and_its_neighbour_keeps_its_colours(restore):
+    frames = picture(16, 16, batch=2)
+    frames[0] = frames[0, ..., 1:2]
+    restored = restore(frames)
+    spread = (restored.amax(-1) - restored.amin(-1)).flatten(1).amax(1)
+    assert spread[0] == 0
+    assert spread[1] > 0.01
+
+
+@EVERY_SYSTEM
+def test_what_alpha_hides_does_not_come_through(restore):
+    frame = picture(16, 16, channels=4)
+    frame[..., 3] = (torch.arange(16) > 5).float()
+    dark = frame.clone()
+    dark[..., :6, :3] = 0
+    bright = frame.clone()
+    bright[..., :6, :3] = 1
+    assert torch.equal(restore(dark), restore(bright))

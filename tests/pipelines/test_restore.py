@@ -137,7 +137,7 @@ def test_colours_are_those_of_the_image(folded, color_fix):
         (torch.full((1, 8, 8, 3), float("nan")), None, "run that model in float32"),
         (torch.zeros(0, 8, 8, 3), None, "'image' is empty"),
         (torch.zeros(1, 8, 8, 5), None, "1 to 4 channels"),
-        (torch.zeros(1, 8, 8, 3), torch.zeros(1, 8, 8), "takes no mask. Disconnect it"),
+        (torch.zeros(1, 8, 8, 3), torch.ones(1, 8, 8), "takes no mask. Disconnect it"),
     ],
 )
 def test_images_that_are_none_are_refused(sr, image, mask, remedy):
@@ -150,6 +150,8 @@ def test_images_that_are_none_are_refused(sr, image, mask, remedy):
     [
         (None, "connect a mask"),
         (torch.zeros(3, 8, 8), "3 masks for 2 images; give one mask or one for each"),
+        (torch.zeros(1, 64, 64), r"with a picture without transparency\. Paint a mask"),
+        (torch.ones(1, 64, 64), "'mask' is 64x64 and the image 8x8"),
         (torch.zeros(1, 8, 9), "resize the mask"),
     ],
 )
@@ -227,3 +229,21 @@ def test_pieces_of_a_hole_are_filled_where_they_lie(inpaint):
         restore_with_resshift(
             model, vae, image, mask[:, :20], seed=1, tiles=TileSettings("official chop", 32)
         )
+
+
+@pytest.mark.parametrize("color_fix", ["none", "wavelet", "adain"])
+def test_a_black_and_white_picture_comes_out_so_unless_asked_otherwise(folded, color_fix):
+    images = picture(8, 8, batch=2)
+    images[0] = images[0, ..., :1]
+    kept = restore_with_resshift(*folded, images, seed=1, color_fix=color_fix)
+    tinted = restore_with_resshift(*folded, images, seed=1, color_fix=color_fix, keep_grey=False)
+    assert torch.equal(kept[1], tinted[1])
+    assert (kept[0] - kept[0][..., :1]).abs().max() == 0
+    assert (tinted[0] - tinted[0][..., :1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("side", [8, 64])
+def test_an_empty_mask_changes_nothing_for_a_model_that_fills_nothing(folded, side):
+    image = picture(8, 8)
+    masked = restore_with_resshift(*folded, image, torch.zeros(1, side, side), seed=1)
+    assert torch.equal(masked, restore_with_resshift(*folded, image, seed=1))

@@ -172,7 +172,7 @@ def test_without_randomness_the_chain_is_eulers_method(sr, inputs):
     model = sr[0]
     calm = sample_resshift(model, inputs.positive, inputs.latent, seed=1, randomness=0.0)["samples"]
     samples = inputs.latent["samples"]
-    start = draw_noise(picture_generators(1, 1, "same for all"), samples)
+    start = draw_noise(picture_generators(1, "same for all", [0]), samples)
     euler = stock(model, inputs, "euler", "simple", noise=start)
     assert_close(calm, euler, 2e-5)
     wild = sample_resshift(model, inputs.positive, inputs.latent, seed=1)["samples"]
@@ -308,7 +308,7 @@ def test_areas_crop_what_the_network_sees(sr):
     sampled = sample_resshift(model, areas, inputs.latent, seed=0, steps=1)["samples"]
 
     whole = values["resshift_lq"]
-    noise = draw_noise(picture_generators(0, 1, "same for all"), whole)
+    noise = draw_noise(picture_generators(0, "same for all", [0]), whole)
     for name, columns in (("left", slice(0, 16)), ("right", slice(16, 32))):
         lq = whole[..., columns]
         assert any(torch.equal(lq, one[None]) for call in seen for one in call["lq"]), name

@@ -138,7 +138,7 @@ def file_rows() -> list[Row]:
             "a pickle that holds code",
             "'with_code.pth' holds more than weights, and reading that could run code from the"
             " file, so it is refused. If you trust its source, convert it once with … and load the"
-            " result.",
+            " result, converted.safetensors next to it. The Python must be ComfyUI's.",
             file_in("with_code.pth"),
         )
     )

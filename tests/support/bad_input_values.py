@@ -423,6 +423,35 @@ def mask_rows() -> list[Row]:
         ),
         Row(
             MASKS,
+            filling,
+            "the MASK of a Load Image whose picture has no transparency",
+            "this model fills holes, and 'mask' is the empty one that Load Image gives with a picture"
+            " without transparency. Paint a mask (right-click on Load Image, Open in MaskEditor), or"
+            " load one with Load Image (as Mask): 1 where pixels are missing.",
+            masked(value="0", height=64, width=64),
+        ),
+        Row(
+            MASKS,
+            finish,
+            "the MASK of a Load Image whose picture has no transparency",
+            "'mask' is the empty one that Load Image gives with a picture without transparency."
+            " Connect the mask of what was restored, 1 where the restored pixels stay, or disconnect"
+            " 'original' and 'mask'.",
+            masked(value="0", height=64, width=64),
+        ),
+        Row(
+            MASKS,
+            filling,
+            "an empty mask for a model that takes none",
+            "works, as without it",
+            lambda node_id: graph(
+                node_id, {"mask": mask(value="0", height=64, width=64)}, mask=["mask", 0]
+            ),
+            "works",
+            lambda node_id: (1, 32, 32),
+        ),
+        Row(
+            MASKS,
             finish,
             "mask without original",
             "'original' and 'mask' belong together: connect both or neither.",
