@@ -128,8 +128,8 @@ def train(arguments: argparse.Namespace) -> None:
 def train_settings(arguments: argparse.Namespace, device: torch.device) -> TrainSettings:
     """Return the settings that the command line and the device ask for."""
     usual = TrainSettings()
-    given = {"adversarial": arguments.adversarial, "energy": arguments.energy}
-    shares = {name: share for name, share in given.items() if share is not None}
+    pairs = (given.split("=") for given in arguments.share)
+    shares = {name: float(share) for name, share in pairs}
     return replace(
         usual,
         minutes=arguments.minutes,

@@ -20,8 +20,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--run", default="default", help="name of the run; it resumes by itself")
     parser.add_argument("--resume-from", type=Path, help="start from an exported file's weights")
     parser.add_argument("--rates", type=float, default=1.0, help="learning rates over the usual")
-    parser.add_argument("--adversarial", type=float, help="share of the discriminator's gradient")
-    parser.add_argument("--energy", type=float, help="share of the sharpness's gradient")
+    parser.add_argument(
+        "--share", action="append", default=[], help="share of a part of the loss, like energy=0.5"
+    )
     parser.add_argument("--export-minutes", type=float, default=2, help="minutes between exports")
     parser.add_argument("--judge", action="store_true", help="print figures at every export")
     parser.add_argument("--compile", action="store_true", help="compile the network")
