@@ -1,0 +1,115 @@
+"""Measures of two faults that networks which enlarge leave, and that other figures overlook.
+
+A network that ends in a pixel shuffle can draw a grid of dots with the shuffle's period, which looks
+like sharpness to any measure of gradients. One that cannot tell noise from texture leaves blotches
+where the photograph is flat.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .color import luminance
+
+GRID_BLOCK = 32
+# Bins of a block's spectrum at the periods of 2 and 4 pixels, and 0, in one direction.
+GRID_BINS = (0, 8, 16, 24)
+# Bins beside one of these that the window spreads it to, and those that it is compared with.
+SPREAD = 1
+BESIDE = 3
+# Noise of half a grey level: what is weaker than that is not seen.
+UNSEEN = 0.5 / 255
+
+BLOTCH_SIGMA = 5.0
+FIELD_SIGMA = 20.0
+FLAT_SIGMA = 8.0
+# Spread of the original's luma around a pixel below which its surroundings are flat.
+FLAT_SPREAD = 6 / 255
+
+
+def grid_energy(image: Tensor, reference: Tensor) -> Tensor:
+    """Return how strong a grid with a period of 2 or 4 pixels `image` has over `reference`.
+
+    The power of the luma's spectrum at those periods over that at the frequencies beside them, mean
+    over overlapping blocks of 32 pixels, divided by the same of the reference. 1 is as clean as the
+    reference; enlargements by interpolation have less.
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1], both sides at least 32.
+        reference: Like `image`, a photograph or whatever is known to be clean.
+    Returns:
+        `(B,)` float64.
+    """
+    return _grid_ratio(image) / _grid_ratio(reference)
+
+
+def _grid_ratio(image: Tensor) -> Tensor:
+    luma = luminance(image.double())[:, 0]
+    step = GRID_BLOCK // 2
+    blocks = luma.unfold(1, GRID_BLOCK, step).unfold(2, GRID_BLOCK, step)
+    window = torch.hann_window(GRID_BLOCK, dtype=luma.dtype, device=luma.device)
+    window = window[:, None] * window
+    blocks = (blocks - blocks.mean(dim=(-2, -1), keepdim=True)) * window
+    power = torch.fft.fft2(blocks).abs().square() / window.square().sum()
+    power = power + UNSEEN**2
+    ratios = []
+    for row in GRID_BINS:
+        for column in GRID_BINS:
+            if row or column:
+                ring = _ring(row, column)
+                beside = torch.stack([power[..., i, j] for i, j in ring]).mean(dim=0)
+                ratios.append(power[..., row, column] / beside)
+    return torch.stack(ratios).mean(dim=0).mean(dim=(1, 2))
+
+
+def _ring(row: int, column: int) -> list[tuple[int, int]]:
+    """Return the bins around one that its own power does not reach."""
+    offsets = range(-BESIDE, BESIDE + 1)
+    return [
+        ((row + i) % GRID_BLOCK, (column + j) % GRID_BLOCK)
+        for i in offsets
+        for j in offsets
+        if max(abs(i), abs(j)) > SPREAD
+    ]
+
+
+def blotches(image: Tensor, reference: Tensor) -> Tensor:
+    """Return how blotchy `image` is where `reference` is flat, in grey levels of 255.
+
+    The error is smoothed, so that grain does not count, and freed of what varies over a wide field,
+    so that a change of colour or brightness as a whole does not. What is left is taken as the root
+    mean square over channels and flat places.
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1].
+        reference: Like `image`, the original.
+    Returns:
+        `(B,)` float64; 0 where nothing is flat.
+    """
+    image, reference = image.double(), reference.double()
+    luma = luminance(reference)
+    mean = _blur(luma, FLAT_SIGMA)
+    spread = (_blur(luma.square(), FLAT_SIGMA) - mean.square()).clamp(min=0).sqrt()
+    is_flat = (spread < FLAT_SPREAD).to(image.dtype)
+    error = (image - reference) * is_flat
+    # Normalised by what is flat around, so that errors at edges do not leak in.
+    band = _flat_mean(error, is_flat, BLOTCH_SIGMA) - _flat_mean(error, is_flat, FIELD_SIGMA)
+    total = (band.square().mean(dim=1, keepdim=True) * is_flat).sum(dim=(1, 2, 3))
+    return 255 * (total / is_flat.sum(dim=(1, 2, 3)).clamp(min=1)).sqrt()
+
+
+def _flat_mean(error: Tensor, is_flat: Tensor, sigma: float) -> Tensor:
+    return _blur(error, sigma) / _blur(is_flat, sigma).clamp(min=1e-6)
+
+
+def _blur(x: Tensor, sigma: float) -> Tensor:
+    """Return `x` smoothed by a Gaussian, its border repeated."""
+    radius = round(3 * sigma)
+    offset = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.exp(-(offset**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, -1)
+    x = F.pad(x, [radius] * 4, mode="replicate")
+    x = F.conv2d(x, kernel.unsqueeze(-1), groups=x.shape[1])
+    return F.conv2d(x, kernel.unsqueeze(-2), groups=x.shape[1])
