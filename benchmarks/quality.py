@@ -33,7 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     folder = DOCS if arguments.write_docs else arguments.output
-    settings = JudgeSettings(arguments.model, arguments.dtype, CACHE, times_speed=True)
+    settings = JudgeSettings(
+        arguments.model,
+        arguments.dtype,
+        CACHE,
+        others=arguments.others,
+        kappas=arguments.kappas,
+        times_speed=True,
+    )
     return 0 if run_judging(settings, folder) or not arguments.strict else 1
 
 
@@ -43,10 +50,19 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     written.add_argument("--write-docs", action="store_true", help="write page and sheet to docs/")
     written.add_argument("--output", type=Path, help="write page and sheet to this folder")
     parser.add_argument("--model", type=Path, help="another export, else the bundled model")
+    parser.add_argument("--others", type=Path, nargs="+", default=(), help="more, a row for each")
     parser.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 for its default")
+    parser.add_argument(
+        "--kappas", type=parse_numbers, default=(), help="noise scales to judge too, like 0.5,1,3"
+    )
     parser.add_argument("--strict", action="store_true", help="fail if a target is missed")
     return parser.parse_args(argv)
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """Return the numbers of a list with commas."""
+    return tuple(float(part) for part in text.split(","))
 
 
 if __name__ == "__main__":
