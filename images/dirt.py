@@ -54,25 +54,29 @@ def _grid_ratio(image: Tensor) -> Tensor:
     blocks = (blocks - blocks.mean(dim=(-2, -1), keepdim=True)) * window
     power = torch.fft.fft2(blocks).abs().square() / window.square().sum()
     power = power + UNSEEN**2
-    ratios = []
-    for row in GRID_BINS:
-        for column in GRID_BINS:
-            if row or column:
-                ring = _ring(row, column)
-                beside = torch.stack([power[..., i, j] for i, j in ring]).mean(dim=0)
-                ratios.append(power[..., row, column] / beside)
-    return torch.stack(ratios).mean(dim=0).mean(dim=(1, 2))
+    flat = power.flatten(-2)
+    grid, beside = _grid_places().to(flat)
+    ratios = (flat @ grid.T) / (flat @ beside.T)
+    return ratios.mean(dim=(1, 2, 3))
 
 
-def _ring(row: int, column: int) -> list[tuple[int, int]]:
-    """Return the bins around one that its own power does not reach."""
-    offsets = range(-BESIDE, BESIDE + 1)
-    return [
-        ((row + i) % GRID_BLOCK, (column + j) % GRID_BLOCK)
-        for i in offsets
-        for j in offsets
-        if max(abs(i), abs(j)) > SPREAD
-    ]
+def _grid_places() -> Tensor:
+    """Return what picks the grid's bins, and what takes the mean of those beside each of them.
+
+    Returns:
+        `(2, 15, 1024)`: weights of the bins of a block's spectrum. Bins that the window spreads the
+        grid's own power to are in neither.
+    """
+    bins = torch.arange(GRID_BLOCK)
+    places = [(row, column) for row in GRID_BINS for column in GRID_BINS if row or column]
+    weights = torch.zeros(2, len(places), GRID_BLOCK, GRID_BLOCK)
+    for number, place in enumerate(places):
+        away = [((bins - k + BESIDE) % GRID_BLOCK - BESIDE).abs() for k in place]
+        distance = torch.maximum(away[0][:, None], away[1][None])
+        weights[0, number] = distance == 0
+        weights[1, number] = (distance > SPREAD) & (distance <= BESIDE)
+    weights[1] /= weights[1, 0].sum()
+    return weights.flatten(-2)
 
 
 def blotches(image: Tensor, reference: Tensor) -> Tensor:
