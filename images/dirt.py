@@ -22,6 +22,8 @@ BESIDE = 3
 # Noise of half a grey level: what is weaker than that is not seen.
 UNSEEN = 0.5 / 255
 
+# Pixels in each direction that are averaged before anything is smoothed; then sizes in pixels.
+POOL = 4
 BLOTCH_SIGMA = 5.0
 FIELD_SIGMA = 20.0
 FLAT_SIGMA = 8.0
@@ -87,29 +89,30 @@ def blotches(image: Tensor, reference: Tensor) -> Tensor:
     mean square over channels and flat places.
 
     Args:
-        image: `(B, 3, H, W)` in [0, 1].
+        image: `(B, 3, H, W)` in [0, 1], both sides at least 4.
         reference: Like `image`, the original.
     Returns:
         `(B,)` float64; 0 where nothing is flat.
     """
     image, reference = image.double(), reference.double()
     luma = luminance(reference)
-    mean = _blur(luma, FLAT_SIGMA)
-    spread = (_blur(luma.square(), FLAT_SIGMA) - mean.square()).clamp(min=0).sqrt()
-    is_flat = (spread < FLAT_SPREAD).to(image.dtype)
-    error = (image - reference) * is_flat
-    # Normalised by what is flat around, so that errors at edges do not leak in.
+    means = F.avg_pool2d(torch.cat([luma, luma.square(), image - reference], dim=1), POOL)
+    moments, error = means[:, :2], means[:, 2:]
+    mean, square = _blur(moments, FLAT_SIGMA).split(1, dim=1)
+    is_flat = ((square - mean.square()).clamp(min=0).sqrt() < FLAT_SPREAD).to(image.dtype)
     band = _flat_mean(error, is_flat, BLOTCH_SIGMA) - _flat_mean(error, is_flat, FIELD_SIGMA)
     total = (band.square().mean(dim=1, keepdim=True) * is_flat).sum(dim=(1, 2, 3))
     return 255 * (total / is_flat.sum(dim=(1, 2, 3)).clamp(min=1)).sqrt()
 
 
 def _flat_mean(error: Tensor, is_flat: Tensor, sigma: float) -> Tensor:
-    return _blur(error, sigma) / _blur(is_flat, sigma).clamp(min=1e-6)
+    """Return the smoothed error of the flat places alone, so that errors at edges do not leak in."""
+    return _blur(error * is_flat, sigma) / _blur(is_flat, sigma).clamp(min=1e-6)
 
 
 def _blur(x: Tensor, sigma: float) -> Tensor:
-    """Return `x` smoothed by a Gaussian, its border repeated."""
+    """Return the pooled `x` smoothed by a Gaussian of so many pixels, its border repeated."""
+    sigma = sigma / POOL
     radius = round(3 * sigma)
     offset = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
     kernel = torch.exp(-(offset**2) / (2 * sigma**2))

