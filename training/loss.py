@@ -184,7 +184,7 @@ class RestorationLoss:
     def gradient(
         self, image: Tensor, goal: Goal, discriminator: nn.Module, *, adversarial: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the gradient with respect to the picture, and the parts' values.
+        """Return the gradient with respect to the picture, and the parts' values, 0 for a share of 0.
 
         Args:
             image: `(B, 3, H, W)`, about [0, 1].
@@ -199,6 +199,7 @@ class RestorationLoss:
         values = {}
         for name, compute in self.parts(image, goal, discriminator).items():
             if not shares[name]:
+                values[name] = image.new_zeros(())
                 continue
             value = compute()
             (gradient,) = torch.autograd.grad(value, image)

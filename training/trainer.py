@@ -172,7 +172,8 @@ class Trainer:
         }
 
     def save_state(self, path: Path) -> None:
-        """Write `state`."""
+        """Write `state`, and let go of the chains on their way, which a later run will not have."""
+        self.waiting.clear()
         partial = path.with_suffix(".part")
         torch.save(self.state(), partial)
         partial.replace(path)
