@@ -263,7 +263,7 @@ def test_a_fixed_tile_does_not_depend_on_free_memory(sd, monkeypatch):
         force_free_memory(monkeypatch, free)
         results.append(denoise(model, noise(), text(1), text(2)))
     # ComfyUI joins the two branches in one call where memory is there.
-    assert_close(*results, 1e-4)
+    assert_close(*results, 3e-4)  # of a range of 29
 
 
 def test_an_unknown_choice_of_the_tile_is_refused(sd):
