@@ -210,7 +210,8 @@ def steps_name(steps: int) -> str:
 def with_kappa(model: Any, kappa: float) -> Any:
     """Return the MODEL with another noise scale, its sequence of eta the same."""
     schedule = model.model.record.schedule
-    least = schedule.min_noise_level * kappa / schedule.kappa
+    # The first of that sequence follows from the least noise over kappa, or over 1 below it.
+    least = schedule.min_noise_level * max(1.0, kappa) / max(1.0, schedule.kappa)
     return patch_schedule(model, replace(schedule, kappa=kappa, min_noise_level=least))
 
 

@@ -74,7 +74,7 @@ def test_targets_follow_the_published_networks_of_the_same_run():
         for level in LEVELS
     }
     targets = check_figures("pictures", figures)
-    assert len(targets) == 20
+    assert len(targets) == 22
     heavy = {(t.title, t.why): t for t in targets if t.where == "pictures, heavy"}
     missed = [str(target) for target in heavy.values() if not target.is_met]
     assert missed == [
@@ -118,7 +118,7 @@ def test_the_bundled_model_is_judged_by_the_pipeline_and_written(tmp_path, capsy
     rows = [line for line in page.splitlines() if line.startswith("| heavy |")]
     assert len(rows) == 2 * 6
     assert all(row in printed for row in rows)
-    assert len([line for line in page.splitlines() if line.startswith(("- met", "- missed"))]) == 40
+    assert len([line for line in page.splitlines() if line.startswith(("- met", "- missed"))]) == 44
     for level in ("heavy", "light"):
         name = judging.PIECES_SHEET.format(level)
         assert name in page
@@ -131,9 +131,10 @@ def test_another_noise_scale_keeps_the_sequence_of_eta():
     from pack.model_loaders.resshift import load_bundled_model
 
     model = load_bundled_model()
-    changed = with_kappa(model, 0.1).get_model_object("model_sampling").schedule
-    assert changed.kappa == 0.1
-    torch.testing.assert_close(changed.eta(), model.model.record.schedule.eta())
+    for kappa in (0.5, 1.0, 3.0):
+        changed = with_kappa(model, kappa).get_model_object("model_sampling").schedule
+        assert changed.kappa == kappa
+        torch.testing.assert_close(changed.eta(), model.model.record.schedule.eta())
 
 
 def noise_columns() -> dict[str, list[Tensor]]:
