@@ -343,15 +343,15 @@ def test_training_lowers_the_error(trainer):
     alone = LossShares(structure=0.0, feature=0.0, energy=0.0, phase=0.0, adversarial=0.0)
     run = trainer(shares=alone, seed=1)
     run.start = Enlargement(0.1)
-    errors = [run.train_step()["absolute"].item() for _ in range(8)]
-    assert np.mean(errors[-2:]) < 0.9 * np.mean(errors[:2])
+    errors = [run.train_step()["absolute"].item() for _ in range(6)]
+    assert np.mean(errors[-2:]) < 0.95 * np.mean(errors[:2])
 
 
 @pytest.mark.comfy
 def test_a_chain_goes_on_until_its_last_step(trainer):
     run = trainer(prior_share=1.0, kappa_share=0.0, chain_share=0.5)
     seen = []
-    for _ in range(5):
+    for _ in range(3):
         run.train_step()
         (waiting,) = run.waiting.values()
         seen.append(sorted(waiting[0].index.tolist()))
@@ -363,16 +363,15 @@ def test_a_chain_goes_on_until_its_last_step(trainer):
 @pytest.mark.comfy
 def test_a_saved_state_continues_exactly_as_if_it_had_not_stopped(trainer, tmp_path):
     run = trainer()
-    for _ in range(3):
+    for _ in range(2):
         run.train_step()
     run.seconds = 12.0
     run.save_state(tmp_path / "state.pt")
     again = trainer()
     again.load_state(tmp_path / "state.pt")
-    assert (again.step, again.seconds) == (3, 12.0)
-    for _ in range(2):
-        run.train_step()
-        again.train_step()
+    assert (again.step, again.seconds) == (2, 12.0)
+    run.train_step()
+    again.train_step()
     for part in ("network", "average", "discriminator"):
         one, other = (getattr(each, part).state_dict() for each in (run, again))
         for name, weight in one.items():
