@@ -149,8 +149,7 @@ def run_judging(settings: JudgeSettings, groups: list[Group], folder: Path | Non
         Whether every target is met.
     """
     model = load_resshift(settings.model or BUNDLED_MODEL_PATH, dtype=settings.dtype)
-    general = spandrel.ModelLoader().load_from_state_dict(read_start(settings.cache)).model
-    makers = Makers(load_teacher(settings.cache), general.eval())
+    makers = Makers(load_teacher(settings.cache), load_general(settings.cache))
     makers.bundled = choose_runs(model, settings)
     judges = Judges(FeatureDistance(), SecondFeatureDistance(settings.cache))
     tables: dict[str, Figures] = {}
@@ -177,6 +176,11 @@ def run_judging(settings: JudgeSettings, groups: list[Group], folder: Path | Non
         (folder / PAGE).write_text(page, encoding="utf-8")
         print(f"\nWritten to {folder}: {', '.join([PAGE, *sheets])}")
     return all(target.is_met for target in targets)
+
+
+def load_general(cache: Path) -> nn.Module:
+    """Return realesr-general-x4v3 in float32."""
+    return spandrel.ModelLoader().load_from_state_dict(read_start(cache)).model.eval()
 
 
 def choose_runs(
@@ -206,7 +210,8 @@ def steps_name(steps: int) -> str:
 def with_kappa(model: Any, kappa: float) -> Any:
     """Return the MODEL with another noise scale, its sequence of eta the same."""
     schedule = model.model.record.schedule
-    least = schedule.min_noise_level * kappa / schedule.kappa
+    # The first of that sequence follows from the least noise over kappa, or over 1 below it.
+    least = schedule.min_noise_level * max(1.0, kappa) / max(1.0, schedule.kappa)
     return patch_schedule(model, replace(schedule, kappa=kappa, min_noise_level=least))
 
 

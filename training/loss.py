@@ -29,10 +29,10 @@ NORM_DECAY = 0.9
 
 @dataclass(frozen=True)
 class LossShares:
-    """Size of the parts' gradients over that of the mean absolute error to the target.
+    """Size of the parts' gradients over that of the mean absolute error to the photograph.
 
     Attributes:
-        structure: What the structural similarity to the target lacks to 1.
+        structure: What the structural similarity to the photograph lacks to 1.
         feature: Feature distance to the photograph and, where it is good, to the teacher's picture.
         energy: Difference of local gradient energies from the teacher's picture.
         phase: Unequal means of the phases of the pixel shuffle: a grid of dots.
@@ -61,12 +61,6 @@ class Goal:
     teacher: Tensor
     trust: Tensor
     detail: Tensor
-
-    @property
-    def target(self) -> Tensor:
-        """The photograph, or the teacher's picture where it is trusted and detail is asked for."""
-        share = (self.trust * self.detail.clamp(max=1)).view(-1, 1, 1, 1)
-        return torch.lerp(self.photograph, self.teacher, share)
 
 
 def energy_difference(image: Tensor, target: Tensor) -> Tensor:
@@ -153,13 +147,12 @@ class RestorationLoss:
         self, image: Tensor, goal: Goal, discriminator: nn.Module
     ) -> dict[str, Callable[[], Tensor]]:
         """Return functions that compute each part, weighted, as a scalar."""
-        target = goal.target
 
         def feature() -> Tensor:
             to_photograph, to_teacher = self.features.distances(
                 image, [goal.photograph, goal.teacher]
             )
-            return (to_photograph + goal.detail * goal.trust * to_teacher).mean()
+            return (to_photograph + 0.5 * goal.detail * goal.trust * to_teacher).mean()
 
         def adversarial() -> Tensor:
             with torch.autocast(image.device.type, torch.bfloat16):
@@ -167,13 +160,13 @@ class RestorationLoss:
             return (goal.detail * doubt(scores, photographs=True)).mean()
 
         def structure() -> Tensor:
-            return structure_difference(image, target).mean()
+            return structure_difference(image, goal.photograph).mean()
 
         def energy() -> Tensor:
             return (goal.detail * goal.trust * energy_difference(image, goal.teacher)).mean()
 
         return {
-            "absolute": lambda: (image - target).abs().mean(),
+            "absolute": lambda: (image - goal.photograph).abs().mean(),
             "structure": structure,
             "feature": feature,
             "energy": energy,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.ops
+import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -230,11 +231,27 @@ def save_weights(path: Path, weights: dict[str, Tensor], notes: dict[str, str]) 
     """Write `weights` in 16 bit with the record and `notes` in the header, all at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {name: tensor.to(torch.float16).contiguous() for name, tensor in weights.items()}
-    metadata = {"resshift_config": RECORD.to_json(), **notes}
+    metadata = {**notes, "resshift_config": RECORD.to_json()}
     partial = path.with_suffix(".part")
     safetensors.torch.save_file(half, partial, metadata=metadata)
     partial.chmod(0o644)  # safetensors makes files that only their owner can read
     os.replace(partial, path)
+
+
+def publish_weights(source: Path, path: Path, residual: float) -> None:
+    """Write an exported file to `path` with what the network adds to the start made weaker.
+
+    Args:
+        source: A file of `save_weights`.
+        path: Where it goes.
+        residual: Factor of the last layer, and so of all that is added.
+    """
+    weights = load_weights(source)
+    for name in ("out.2.weight", "out.2.bias"):
+        weights[name] *= residual
+    with safetensors.safe_open(source, framework="pt") as opened:
+        notes = dict(opened.metadata())
+    save_weights(path, weights, {**notes, "residual": f"{residual:g}"})
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

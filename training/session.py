@@ -16,12 +16,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..model_loaders.resshift import BUNDLED_MODEL_PATH
+from .curve import draw_curve
 from .data import credits_line, fetch_photographs, pack_photographs
 from .features import FeatureDistance, save_features
 from .network import (
     START_PREFIX,
     build_start,
     load_weights,
+    publish_weights,
     save_weights,
     trained_weights,
 )
@@ -54,6 +57,9 @@ def run_session(arguments: argparse.Namespace) -> None:
         return
     if arguments.pack:
         pack(arguments)
+        return
+    if arguments.publish:
+        publish_weights(arguments.publish, BUNDLED_MODEL_PATH, arguments.residual)
         return
     train(arguments)
 
@@ -170,6 +176,8 @@ def keep(
         append_row(run_folder / "validation.csv", figures)
         print("validation " + " ".join(f"{k} {v:.4g}" for k, v in figures.items()), flush=True)
         save_sheet(run_folder / "validation.png", cases, restored)
+        if (run_folder / "losses.csv").exists():
+            draw_curve(run_folder, run_folder / "curve.png")
 
 
 @contextmanager
