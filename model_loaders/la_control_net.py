@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from pathlib import Path
 from typing import Any
 
 import comfy.cldm.cldm
+import comfy.conds
 import comfy.controlnet
 import comfy.latent_formats
 import comfy.model_detection
@@ -37,9 +39,77 @@ LATENT_CHANNELS = 4
 SD2_HEAD_CHANNELS = 64
 
 
+class LAControlNet(comfy.controlnet.ControlNet):
+    """ComfyUI's ControlNet whose hint may come with the conditioning, cut as the latent is.
+
+    ComfyUI scales one hint to whatever a control meets. A regional prompt meets a part of the
+    picture, and must get that part of the hint.
+
+    Attributes:
+        hint_key: Name of the conditioning's value that holds the hint of this control.
+    """
+
+    hint_key: str | None = None
+
+    def hint_condition(self, hint: Tensor) -> dict[str, ControlHint]:
+        """Return what a conditioning must hold in `model_conds` for its areas to get their parts.
+
+        Args:
+            hint: `(B, 4, h, w)` latent in the network's scale, of the size of the sampled latent.
+        """
+        self.hint_key = f"la_control_hint_{uuid.uuid4().hex}"
+        return {self.hint_key: ControlHint(hint, self.load_device)}
+
+    def get_control(
+        self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict
+    ) -> Any:
+        """Return the control tensors; takes this control's hint out of `cond`, which the model gets."""
+        hint = cond.pop(self.hint_key, None)
+        if hint is not None and hint.shape[-2:] == x_noisy.shape[-2:]:
+            dtype = self.manual_cast_dtype or self.control_model.dtype
+            self.cond_hint = hint.to(x_noisy.device, dtype)
+        return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
+
+    def copy(self) -> LAControlNet:
+        """Return a control of the same network and settings."""
+        made = LAControlNet(
+            None, load_device=self.load_device, manual_cast_dtype=self.manual_cast_dtype
+        )
+        made.control_model = self.control_model
+        made.control_model_wrapped = self.control_model_wrapped
+        made.hint_key = self.hint_key
+        self.copy_to(made)
+        return made
+
+
+class ControlHint(comfy.conds.CONDNoiseShape):
+    """A hint as a value of a conditioning.
+
+    Args:
+        cond: `(B, 4, h, w)`.
+        device: Where it is needed; it is moved there once.
+    """
+
+    def __init__(self, cond: Tensor, device: torch.device):
+        super().__init__(cond)
+        self.device = device
+
+    def _copy_with(self, cond: Tensor) -> ControlHint:
+        return ControlHint(cond, self.device)
+
+    def process_cond(self, batch_size: int, area: Any, **kwargs: Any) -> ControlHint:
+        """Return the part in an area, for a batch; the whole where it has another size."""
+        self.cond = self.cond.to(self.device)
+        if area is not None:
+            ends = [size + start for size, start in zip(area[:2], area[2:], strict=True)]
+            if any(end > side for end, side in zip(ends, self.cond.shape[-2:], strict=True)):
+                area = None
+        return super().process_cond(batch_size, area, **kwargs)
+
+
 def load_la_control_net(
     path: Path, *, head_channels: int = SD2_HEAD_CHANNELS, disable_dynamic: bool = False
-) -> comfy.controlnet.ControlNet:
+) -> LAControlNet:
     """Return a LAControlNet (IRControlNet) of DiffBIR as a CONTROL_NET.
 
     The released first convolution sees the noisy latent and the condition latent next to each
@@ -90,7 +160,7 @@ def load_la_control_net(
     )
     network.load_state_dict(weights)
     logger.info("'%s': LAControlNet", path.name)
-    control_net = comfy.controlnet.ControlNet(
+    control_net = LAControlNet(
         None,  # set below: ComfyUI would wrap it without knowing its loader
         compression_ratio=1,
         latent_format=comfy.latent_formats.SD15(),

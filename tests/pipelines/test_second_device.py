@@ -27,7 +27,7 @@ from pack.tests.support.diffbir import (
     tiny_weights,
 )
 from pack.tests.support.objects import folded_pair, inpaint_pair, tiny_pair
-from pack.tests.support.second_device import MODES, Mode, comfyui_on, library
+from pack.tests.support.second_device import MODES, Mode, comfyui_on, counted, library
 from pack.tests.support.tiny import picture
 
 SKIPPED = second_device.reason_to_skip()
@@ -112,3 +112,16 @@ def test_a_restoration_on_a_card_is_that_of_the_cpu(tmp_path, mode, on_the_cpu, 
     distance = ((made - expected).std() / expected.std()).item()
     exact = mode.half is None and not mode.fp16_intermediates
     assert distance < (NEAR if exact else NEAR_IN_HALF), distance
+
+
+def test_a_step_of_tiles_copies_nothing_to_the_card_but_noise(tmp_path):
+    with comfyui_on(MODES["normal"]), torch.inference_mode():
+        model, vae = tiny_pair(tmp_path, sampling_steps=8, steps=8)
+        inputs = prepare_resshift(model, vae, picture(16, 48))
+        for ready in (model, patch_tiles(model, 64, 16)):
+            copies = []
+            for steps in (3, 3, 6):  # the first loads the networks
+                with counted() as found:
+                    sample_resshift(ready, inputs.positive, inputs.latent, seed=0, steps=steps)
+                copies.append(found["tensors to the device"])
+            assert copies[2] - copies[1] == 3
