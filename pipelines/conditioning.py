@@ -135,7 +135,7 @@ def _hole(network: ResShiftModel, mask: Tensor | None, planes: Tensor) -> Tensor
             f"this model ({network.record.task}) takes no mask. Disconnect it, or load an"
             " inpainting model; to keep pixels, connect the mask to 'Finish Restoration'."
         )
-    hole = mask_to_plane(mask, planes.shape[0], *planes.shape[-2:])
+    hole = mask_to_plane(mask, planes.shape[0], *planes.shape[-2:]).to(planes)
     if not hole.any():
         logger.warning("ResShift Conditioning: the mask is empty, so the image stays as it is.")
     return hole

@@ -169,7 +169,7 @@ def test_every_form_of_file_gives_the_same_network(tmp_path, control_net, form):
 def test_it_is_comfyuis_control_net_for_sd_latents(control_net, caplog, tmp_path):
     with caplog.at_level(logging.INFO):
         loaded = tiny_control_net(tmp_path)
-    assert type(loaded) is comfy.controlnet.ControlNet
+    assert isinstance(loaded, comfy.controlnet.ControlNet)
     assert loaded.compression_ratio == 1
     assert loaded.latent_format.scale_factor == 0.18215
     assert loaded.extra_conds == []

@@ -13,6 +13,7 @@ from pack.pipelines.conditioning import prepare_resshift
 from pack.pipelines.control import prepare_diffbir
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.diffbir_sampling import sample_diffbir
+from pack.pipelines.finish import correct_color, finish_restoration
 from pack.pipelines.latent_guidance import LatentGuidance, patch_latent_guidance
 from pack.pipelines.restore import restore_with_resshift
 from pack.pipelines.restore_diffbir import restore_with_diffbir
@@ -20,6 +21,7 @@ from pack.pipelines.sampling import sample_resshift
 from pack.pipelines.tiles import patch_tiles
 from pack.tests.support import second_device
 from pack.tests.support.diffbir import (
+    projection_vae,
     text,
     tiny_control_net,
     tiny_model,
@@ -125,3 +127,37 @@ def test_a_step_of_tiles_copies_nothing_to_the_card_but_noise(tmp_path):
                     sample_resshift(ready, inputs.positive, inputs.latent, seed=0, steps=steps)
                 copies.append(found["tensors to the device"])
             assert copies[2] - copies[1] == 3
+
+
+@pytest.mark.parametrize("mode_name", ["normal", "--gpu-only"])
+@pytest.mark.parametrize("other_first", [False, True])
+def test_inputs_may_lie_on_two_devices(tmp_path, mode_name, other_first):
+    """Pictures of other nodes are where they left them: on the card with --gpu-only, or not."""
+    with comfyui_on(MODES[mode_name]) as card, torch.inference_mode():
+        here, there = (card, torch.device("cpu")) if other_first else (torch.device("cpu"), card)
+        image, other = picture(40, 40).to(here), picture(40, 40, seed=1).to(there)
+        mask = torch.zeros(1, 40, 40, device=there)
+        mask[:, 10:20, 10:20] = 1
+        made = restore_with_resshift(*inpaint_pair(tmp_path), image, mask=mask, seed=1)
+        assert made.shape == (1, 40, 40, 3)
+        finished = finish_restoration(
+            image, 40, 40, reference=other, color_fix="wavelet", original=other, mask=mask
+        )
+        corrected = correct_color(image, other, "adain")
+        assert finished.shape == corrected.shape == (1, 40, 40, 3)
+        model, vae = tiny_model(), projection_vae()
+        guided_model = patch_latent_guidance(
+            model, picture(64, 64).to(there), LatentGuidance(0.1, fidelity=0.5), vae=vae
+        )
+        control = tiny_control_net(tmp_path)
+        inputs = prepare_diffbir(text(1), text(2), control, vae, picture(64, 64).to(here))
+        latent = sample_diffbir(
+            guided_model,
+            inputs.positive,
+            inputs.negative,
+            {**inputs.latent, "noise_mask": torch.ones(1, 64, 64, device=there)},
+            preset=DIFFBIR_PRESETS["v2"],
+            seed=0,
+            steps=2,
+        )
+        assert torch.isfinite(latent["samples"].cpu()).all()
