@@ -50,6 +50,8 @@ class LAControlNet(comfy.controlnet.ControlNet):
     """
 
     hint_key: str | None = None
+    control_model: Any
+    load_device: Any
 
     def hint_condition(self, hint: Tensor) -> dict[str, ControlHint]:
         """Return what a conditioning must hold in `model_conds` for its areas to get their parts.

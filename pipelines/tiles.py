@@ -583,4 +583,20 @@ def _window_control(control: Any, group: list[Window], batch: int) -> Any:
         own.control_input = None
     if control.previous_controlnet is not None:
         own.previous_controlnet = _window_control(control.previous_controlnet, group, batch)
+    own.multigpu_clones = {
+        device: _on_device(clone, own, device)
+        for device, clone in getattr(control, "multigpu_clones", {}).items()
+    }
+    return own
+
+
+def _on_device(clone: Any, window: Any, device: torch.device) -> Any:
+    """Return what ComfyUI runs on another device in the place of a windows' control."""
+    own = copy.copy(clone)
+    if window.cond_hint is not None:
+        own.cond_hint = window.cond_hint.to(device)
+    if hasattr(own, "control_input"):
+        own.control_input = None
+    if window.previous_controlnet is not None:
+        own.previous_controlnet = window.previous_controlnet.get_instance_for_device(device)
     return own

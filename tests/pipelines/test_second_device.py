@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pack.pipelines import tiles
 from pack.pipelines.conditioning import prepare_resshift
 from pack.pipelines.control import prepare_diffbir
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
@@ -29,7 +30,7 @@ from pack.tests.support.diffbir import (
     tiny_weights,
 )
 from pack.tests.support.objects import folded_pair, inpaint_pair, tiny_pair
-from pack.tests.support.second_device import MODES, Mode, comfyui_on, counted, library
+from pack.tests.support.second_device import MODES, Mode, card, comfyui_on, counted, library
 from pack.tests.support.tiny import picture
 
 SKIPPED = second_device.reason_to_skip()
@@ -161,3 +162,19 @@ def test_inputs_may_lie_on_two_devices(tmp_path, mode_name, other_first):
             steps=2,
         )
         assert torch.isfinite(latent["samples"].cpu()).all()
+
+
+def test_a_control_on_another_device_gets_the_windows_part_too(tmp_path):
+    """Where ComfyUI splits a step over devices, it takes the control's copy on each."""
+    device = card()
+    control, before = tiny_control_net(tmp_path), tiny_control_net(tmp_path)
+    hint = torch.randn(1, 4, 8, 24)
+    for each in (control, before):
+        each.cond_hint = hint
+        each.multigpu_clones[device] = each.copy()
+    control.previous_controlnet = before
+    window = tiles.Window(0, 8, 8, 16)
+    cut = tiles._window_control(control, [window], 1).get_instance_for_device(device)
+    for each in (cut, cut.previous_controlnet):
+        assert each.cond_hint.device == device
+        assert torch.equal(each.cond_hint.cpu(), hint[..., 8:])
