@@ -40,7 +40,7 @@ SD2_HEAD_CHANNELS = 64
 
 def load_la_control_net(
     path: Path, *, head_channels: int = SD2_HEAD_CHANNELS, disable_dynamic: bool = False
-) -> comfy.controlnet.ControlNet:
+) -> LAControl:
     """Return a LAControlNet (IRControlNet) of DiffBIR as a CONTROL_NET.
 
     The released first convolution sees the noisy latent and the condition latent next to each

@@ -205,7 +205,7 @@ def _hole(network: ResShiftModel, mask: Tensor | None, planes: Tensor) -> Tensor
     mask = usable_mask(network, mask, *planes.shape[-2:])
     if mask is None:
         return None
-    hole = mask_to_plane(mask, planes.shape[0], *planes.shape[-2:])
+    hole = mask_to_plane(mask, planes.shape[0], *planes.shape[-2:]).to(planes)
     if not hole.any():
         logger.warning("ResShift Conditioning: the mask is empty, so the image stays as it is.")
     return hole

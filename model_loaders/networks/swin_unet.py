@@ -119,6 +119,7 @@ class SwinUNet(nn.Module):
     ):
         super().__init__()
         self.config = config
+        self.in_channels = config.latent_channels  # read by ComfyUI's nodes
         self.dtype = dtype
         made = {"dtype": dtype, "device": device, "operations": operations}
         plain = {"dtype": dtype, "device": device}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,11 @@ import torch
 if TYPE_CHECKING:
     from pack.tests.support.running import InProcessComfy
 
-pytestmark = pytest.mark.comfy
+# Older versions have neither dynamic memory nor these nodes.
+pytestmark = [
+    pytest.mark.comfy,
+    pytest.mark.skipif(os.environ.get("PACK_LOWEST") == "1", reason="made for the newest ComfyUI"),
+]
 
 CPU = torch.device("cpu")
 
@@ -243,3 +248,33 @@ def test_the_vae_is_loaded_in_the_dtype_that_is_chosen(comfy: InProcessComfy, dt
     loaded = graph.run(vae=vae)
     assert loaded.vae_dtype == expected
     assert {weight.dtype for weight in loaded.get_sd().values()} == {expected}
+
+
+@pytest.mark.parametrize("sampler", ["ksampler", "chain"])
+@pytest.mark.parametrize(
+    ("node", "inputs", "said"),
+    [
+        ("ModelSamplingDiscrete", {"sampling": "v_prediction", "zsnr": False}, "Model Sampling'"),
+        ("ModelSamplingSD3", {"shift": 3.0}, "Leave that node out"),
+        ("FreeU_V2", {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}, "'model_channels' of a UNet"),
+        ("SelfAttentionGuidance", {"scale": 0.5, "blur_sigma": 2.0}, "'Self-Attention Guidance'"),
+        ("RenormCFG", {"cfg_trunc": 100.0, "renorm_cfg": 1.0}, None),
+    ],
+)
+def test_nodes_for_other_models_work_or_say_why_not(
+    comfy: InProcessComfy, node, inputs, said, sampler
+):
+    from pack.tests.support import graph as graphs
+    from pack.tests.support.tiny import picture
+
+    graph = graphs.Graph(comfy)
+    model, vae = graphs.bundled(graph)
+    conditioning = graphs.resshift_conditioning(graph, model, vae, picture(16, 16))
+    patched = graph(node, model=model, **inputs)
+    latent = getattr(graphs, sampler)(graph, patched, conditioning)
+    if said is None:
+        assert torch.isfinite(graph.run(latent=latent)["samples"]).all()
+        return
+    with pytest.raises(AssertionError, match="Leave") as failure:
+        graph.run(latent=latent)
+    assert said in str(failure.value)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -341,3 +342,42 @@ def test_by_memory_control_networks_need_room_too(sd, control_net, monkeypatch):
     model = patch_tiles(sd, 128, 32, choice="auto (by memory)")
     denoise(model, noise(), *with_control(control_net, picture(192, 320)))
     assert seen == [2]
+
+
+def cached(model: Any, threshold: float) -> Any:
+    node = nodes.NODE_CLASS_MAPPINGS["EasyCache"]
+    return node.execute(model, threshold, 0.15, 0.95, False).result[0]
+
+
+@pytest.mark.parametrize("order", ["cache, then tiles", "tiles, then cache"])
+def test_easycache_keeps_each_tile_by_itself(order):
+    """Tiles that share one cache were off by more than twice what the cache costs by itself."""
+    asyncio.run(nodes.init_builtin_extra_nodes())
+    model = tiny_model()
+    x = noise((1, 4, 8, 16))
+    x[..., 8:] *= 3  # two tiles that have nothing in common
+
+    def run(patched: Any) -> Tensor:
+        return comfy.sample.sample(
+            patched, x, 20, 4.0, "euler", "simple", text(1), text(2), torch.zeros_like(x),
+            disable_pbar=True, seed=0,
+        )  # fmt: skip
+
+    def cost(make: Any, plain: Tensor) -> float:
+        return ((run(make) - plain).norm() / plain.norm()).item()
+
+    whole = cost(cached(model, 1.0), run(model))
+    tiled = patch_tiles(model, 64, 0)
+    both = patch_tiles(cached(model, 1.0), 64, 0)
+    if order == "tiles, then cache":
+        both = cached(tiled, 1.0)
+    found = cost(both, run(tiled))
+    assert 0 < found < 1.5 * whole, (found, whole)
+
+
+def test_a_run_in_tiles_leaves_nothing_behind(sd):
+    model = patch_tiles(sd, 128, 32)
+    denoise(model, noise(), text(1), text(2))
+    state = model.get_wrappers("calc_cond_batch", "restoration_tiles")[0].__self__
+    assert not state.weights
+    assert not state.caches

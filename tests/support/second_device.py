@@ -74,7 +74,9 @@ MODES = {
 
 
 def reason_to_skip() -> str | None:
-    """Return why there can be no second device here, None where there can, and always in CI."""
+    """Return why there can be no second device here, None where there can, and in CI."""
+    if not hasattr(comfy.model_management, "get_all_torch_devices"):
+        return "this ComfyUI is older than the one whose memory management is emulated"
     if os.environ.get("CI") or (
         shutil.which("ninja") and any(map(shutil.which, ("c++", "g++", "cl")))
     ):
