@@ -31,6 +31,9 @@ LEAST_SPACED_STEPS = 2
 
 NO_GUIDANCE = LatentGuidance()
 
+# Share of a sigma by which rounding moves it.
+NO_LENGTH = 1e-5
+
 Sampler = comfy.samplers.KSAMPLER
 
 
@@ -347,16 +350,7 @@ def _sample_stock(
 ) -> Tensor:
     """Run a sampler of ComfyUI with noise that depends on each picture's own seed."""
     extra_args = extra_args or {}
-    generators = picture_generators(
-        extra_args.get("seed") or 0, batch_noise, range(len(x)) if places is None else places
-    )
-    noise_sampler = comfy.k_diffusion.sampling.BrownianTreeNoiseSampler(
-        x,
-        sigmas[sigmas > 0].min(),
-        sigmas.max(),
-        seed=[generator.initial_seed() for generator in generators],
-        cpu=True,
-    )
+    noise_sampler = _path_noise_sampler(x, sigmas, extra_args.get("seed") or 0, batch_noise, places)
     return sampler_function(
         model,
         x,
@@ -367,6 +361,32 @@ def _sample_stock(
         noise_sampler=noise_sampler,
         **options,
     )
+
+
+def _path_noise_sampler(
+    x: Tensor, sigmas: Tensor, seed: int, batch_noise: BatchNoise, places: Sequence[int] | None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a noise sampler in which steps of any length share one path of each picture.
+
+    A path tells nothing of an interval of no length, which samplers of two stages whose first ends
+    where the step ends ask for and then multiply by 0.
+    """
+    generators = picture_generators(seed, batch_noise, range(len(x)) if places is None else places)
+    along_path = comfy.k_diffusion.sampling.BrownianTreeNoiseSampler(
+        x,
+        sigmas[sigmas > 0].min(),
+        sigmas.max(),
+        seed=[generator.initial_seed() for generator in generators],
+        cpu=True,
+    )
+
+    def sample(sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        larger, smaller = max(sigma, sigma_next), min(sigma, sigma_next)
+        if larger - smaller <= NO_LENGTH * larger:
+            return torch.zeros_like(x)
+        return along_path(sigma, sigma_next)
+
+    return sample
 
 
 def _rescale_cfg(args: dict[str, Any]) -> list[Tensor]:
