@@ -18,13 +18,13 @@ import torch
 from comfy.cli_args import args
 
 from .checkpoint import RECORD_KEY, check_weights, read_checkpoint, refuses_broken_weights
-from .clean_end import end_clean
 from .detection import detect_swin_unet, detect_vq, without_buffers
 from .networks.pixel_latent import PixelLatent
 from .networks.swin_unet import SwinUNet
 from .networks.vq import VQAutoencoder
 from .record import AUTO, find_record
 from .resshift_model import ResShiftLatent, ResShiftModel, ResShiftModelConfig
+from .stock_sampling import suit_stock_sampling
 
 logger = logging.getLogger("resshift-diffbir")
 
@@ -88,7 +88,7 @@ def load_resshift(
         offload_device=comfy.model_management.unet_offload_device(),
     )
     model.diffusion_model.load_state_dict(weights, assign=patcher.is_dynamic())
-    end_clean(patcher)
+    suit_stock_sampling(patcher)
     logger.info("'%s': ResShift, %s x%d", path.name, record.task, record.scale)
     return patcher
 

@@ -153,7 +153,7 @@ def sample_diffbir(
     Source: Lin et al. 2023 (arXiv 2308.15070), DiffBIR, "Generation Module".
     """
     check_sd2(model)
-    _check_latent(latent["samples"])
+    _check_latent(latent["samples"], positive)
     model = _with_schedule(model, preset)
     positive, negative = own_pictures([positive, negative], latent)
     if guidance.acts:
@@ -199,13 +199,21 @@ def check_sd2(model: Any) -> None:
         )
 
 
-def _check_latent(samples: Tensor) -> None:
+def _check_latent(samples: Tensor, positive: list) -> None:
     # ComfyUI gives an empty latent the channels that the model needs.
     if samples.shape[1] != LATENT_CHANNELS and samples.any():
         raise ValueError(
             f"the latent connected to 'latent_image' has {samples.shape[1]} channels, and Stable"
             f" Diffusion's have {LATENT_CHANNELS}. Connect the latent of 'DiffBIR Conditioning'."
         )
+    for condition in (values[CONDITION_KEY] for _, values in positive if CONDITION_KEY in values):
+        if condition.shape[-2:] != samples.shape[-2:]:
+            raise ValueError(
+                "the latent connected to 'latent_image' is"
+                f" {samples.shape[-1]}x{samples.shape[-2]} in latent pixels and the conditioning was"
+                f" made for {condition.shape[-1]}x{condition.shape[-2]}. Connect conditioning and"
+                " latent of one 'DiffBIR Conditioning', and enlarge nothing between."
+            )
 
 
 def _with_schedule(model: Any, preset: DiffBIRPreset) -> Any:

@@ -8,6 +8,7 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_perpneg import Guider_PerpNeg
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -473,3 +474,16 @@ def test_a_patched_schedule_is_what_is_sampled(sr, inputs):
     own = sr[0].model.record
     assert len(seen) == (own.sampling_steps or 6)
     assert len(residual_shift_sigmas(patched, 0)) == 7
+
+
+@pytest.mark.parametrize("neg_scale", [0.0, 1.0])
+def test_perp_neg_which_divides_by_no_difference_is_the_prediction_itself(sr, inputs, neg_scale):
+    samples = inputs.latent["samples"]
+    guider = Guider_PerpNeg(sr[0])
+    guider.set_conds(inputs.positive, inputs.negative, inputs.negative)
+    guider.set_cfg(4.0, neg_scale)
+    noise = comfy.sample.prepare_noise(samples, 1)
+    sigmas = residual_shift_sigmas(sr[0], 0)
+    euler = comfy.samplers.sampler_object("euler")
+    sampled = guider.sample(noise, samples, euler, sigmas, disable_pbar=True, seed=1)
+    assert_close(sampled, stock(sr[0], inputs, "euler", "simple", noise=noise), 1e-4)

@@ -1,4 +1,4 @@
-"""Samplers of ComfyUI that leave a ResShift MODEL's latent with noise, brought to a clean end."""
+"""What samplers and guiders of ComfyUI need to end well on a ResShift MODEL."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-KEY = "resshift_clean_end"
+KEY = "resshift_stock_sampling"
 
 # Functions of the samplers `dpm_fast` and `dpm_adaptive`, which stop at the last sigma above 0: on a
 # schedule of 4 steps that is no small one.
@@ -18,12 +19,23 @@ STOP_ABOVE_ZERO = ("dpm_fast_function", "dpm_adaptive_function")
 NEED_TWO_STEPS = ("sample_unipc", "sample_unipc_bh2")
 
 
-def end_clean(model: Any) -> None:
-    """Let every sampler of ComfyUI end in a latent without noise where its sigmas end in 0."""
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _sample)
+def suit_stock_sampling(model: Any) -> None:
+    """Let every sampler and guider of ComfyUI end in a latent without noise and without NaN."""
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _end_clean)
+    model.set_model_sampler_post_cfg_function(_prediction_for_nan)
 
 
-def _sample(
+def _prediction_for_nan(args: dict[str, Any]) -> Tensor:
+    """Return the prediction where guidance divided by the difference of two equal ones.
+
+    Perp-Neg does. Positive and negative conditioning of ResShift are the same, so no guidance is
+    what is left of it.
+    """
+    denoised = args["denoised"]
+    return torch.where(denoised.isnan(), args["cond_denoised"], denoised)
+
+
+def _end_clean(
     executor: Callable[..., Tensor],
     model_wrap: Any,
     sigmas: Tensor,
