@@ -25,6 +25,7 @@ from .networks.vq import VQAutoencoder
 from .patcher import remember_loader, wrap_network
 from .record import AUTO, find_record
 from .resshift_model import ResShiftLatent, ResShiftModel, ResShiftModelConfig
+from .stock_sampling import suit_stock_sampling
 
 logger = logging.getLogger("resshift-diffbir")
 
@@ -90,6 +91,7 @@ def load_resshift(
     patcher = wrap_network(model, load_device, offload_device, disable_dynamic=disable_dynamic)
     remember_loader(patcher, load_resshift, path, preset, dtype)
     model.diffusion_model.load_state_dict(weights, assign=patcher.is_dynamic())
+    suit_stock_sampling(patcher)
     logger.info("'%s': ResShift, %s x%d", path.name, record.task, record.scale)
     return patcher
 

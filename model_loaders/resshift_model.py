@@ -10,7 +10,6 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.supported_models_base
-import comfy.utils
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -117,13 +116,14 @@ class ResShiftModel(comfy.model_base.BaseModel):
         device = kwargs.get("device", noise.device)
 
         def fitted(pixels: Tensor, factor: int) -> Tensor:
-            if len(pixels) > 1:
-                pixels = pixels[places]
-            if pixels.shape[-2:] != (height * factor, width * factor):
-                pixels = comfy.utils.common_upscale(
-                    pixels, width * factor, height * factor, "bilinear", "disabled"
+            found = tuple(side // factor for side in pixels.shape[-2:])
+            if found != (height, width):
+                raise ValueError(
+                    f"the latent is {width}x{height} in latent pixels and the conditioning was made"
+                    f" for {found[1]}x{found[0]}. Connect conditioning and latent of one 'ResShift"
+                    " Conditioning' that got this model, and enlarge nothing between."
                 )
-            return comfy.utils.repeat_to_batch_size(pixels, noise.shape[0]).to(device)
+            return (pixels if len(pixels) == 1 else pixels[places]).to(device)
 
         y = kwargs.get(LATENT_KEY)
         y = kwargs["latent_image"] if y is None else self.process_latent_in(y)
@@ -141,10 +141,12 @@ class ResShiftModel(comfy.model_base.BaseModel):
     def _places(self, conditioning: dict[str, Any]) -> list[int]:
         """Return for each latent the place of its picture in the conditioning."""
         y = conditioning.get(LATENT_KEY)
+        if y is None and len(conditioning[LQ_KEY]) == 1:
+            return list(range(len(conditioning["noise"])))
         return places_in_batch(
             len(conditioning["noise"]),
             len(conditioning[LQ_KEY]),
-            latent=conditioning["latent_image"],
+            latent=conditioning.get("latent_image"),
             candidates=None if y is None else self.process_latent_in(y),
             noise=conditioning["noise"],
             seed=conditioning.get("seed"),

@@ -31,6 +31,9 @@ LEAST_SPACED_STEPS = 2
 
 NO_GUIDANCE = LatentGuidance()
 
+# Share of a sigma by which rounding moves it.
+NO_LENGTH = 1e-5
+
 Sampler = comfy.samplers.KSAMPLER
 
 
@@ -150,7 +153,7 @@ def sample_diffbir(
     Source: Lin et al. 2023 (arXiv 2308.15070), DiffBIR, "Generation Module".
     """
     check_sd2(model)
-    _check_latent(latent["samples"])
+    _check_latent(latent["samples"], positive)
     model = _with_schedule(model, preset)
     positive, negative = own_pictures([positive, negative], latent)
     if guidance.acts:
@@ -196,13 +199,21 @@ def check_sd2(model: Any) -> None:
         )
 
 
-def _check_latent(samples: Tensor) -> None:
+def _check_latent(samples: Tensor, positive: list) -> None:
     # ComfyUI gives an empty latent the channels that the model needs.
     if samples.shape[1] != LATENT_CHANNELS and samples.any():
         raise ValueError(
             f"the latent connected to 'latent_image' has {samples.shape[1]} channels, and Stable"
             f" Diffusion's have {LATENT_CHANNELS}. Connect the latent of 'DiffBIR Conditioning'."
         )
+    for condition in (values[CONDITION_KEY] for _, values in positive if CONDITION_KEY in values):
+        if condition.shape[-2:] != samples.shape[-2:]:
+            raise ValueError(
+                "the latent connected to 'latent_image' is"
+                f" {samples.shape[-1]}x{samples.shape[-2]} in latent pixels and the conditioning was"
+                f" made for {condition.shape[-1]}x{condition.shape[-2]}. Connect conditioning and"
+                " latent of one 'DiffBIR Conditioning', and enlarge nothing between."
+            )
 
 
 def _with_schedule(model: Any, preset: DiffBIRPreset) -> Any:
@@ -347,16 +358,7 @@ def _sample_stock(
 ) -> Tensor:
     """Run a sampler of ComfyUI with noise that depends on each picture's own seed."""
     extra_args = extra_args or {}
-    generators = picture_generators(
-        extra_args.get("seed") or 0, batch_noise, range(len(x)) if places is None else places
-    )
-    noise_sampler = comfy.k_diffusion.sampling.BrownianTreeNoiseSampler(
-        x,
-        sigmas[sigmas > 0].min(),
-        sigmas.max(),
-        seed=[generator.initial_seed() for generator in generators],
-        cpu=True,
-    )
+    noise_sampler = _path_noise_sampler(x, sigmas, extra_args.get("seed") or 0, batch_noise, places)
     return sampler_function(
         model,
         x,
@@ -367,6 +369,32 @@ def _sample_stock(
         noise_sampler=noise_sampler,
         **options,
     )
+
+
+def _path_noise_sampler(
+    x: Tensor, sigmas: Tensor, seed: int, batch_noise: BatchNoise, places: Sequence[int] | None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a noise sampler in which steps of any length share one path of each picture.
+
+    A path tells nothing of an interval of no length, which samplers of two stages whose first ends
+    where the step ends ask for and then multiply by 0.
+    """
+    generators = picture_generators(seed, batch_noise, range(len(x)) if places is None else places)
+    along_path = comfy.k_diffusion.sampling.BrownianTreeNoiseSampler(
+        x,
+        sigmas[sigmas > 0].min(),
+        sigmas.max(),
+        seed=[generator.initial_seed() for generator in generators],
+        cpu=True,
+    )
+
+    def sample(sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        larger, smaller = max(sigma, sigma_next), min(sigma, sigma_next)
+        if larger - smaller <= NO_LENGTH * larger:
+            return torch.zeros_like(x)
+        return along_path(sigma, sigma_next)
+
+    return sample
 
 
 def _rescale_cfg(args: dict[str, Any]) -> list[Tensor]:

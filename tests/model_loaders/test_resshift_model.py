@@ -100,14 +100,18 @@ def test_the_image_and_the_mask_reach_the_network_at_their_size(tmp_path):
     assert_close(denoised, expected, 1e-5)
 
 
-def test_one_image_serves_a_batch_and_latents_of_another_size_get_it_resized(tmp_path):
+def test_one_image_serves_a_batch(tmp_path):
     model = load(tmp_path)
     one = {name: value[:1] for name, value in CONDITIONING.items()}
     repeated = {name: value.expand(2, -1, -1, -1) for name, value in one.items()}
     x = Y + NOISE
     assert torch.equal(denoise(model, x, 1.0, one), denoise(model, x, 1.0, repeated))
-    larger = F.interpolate(x, size=(12, 16))
-    assert denoise(model, larger, 1.0, one).shape == larger.shape
+
+
+def test_a_latent_of_another_size_than_the_conditionings_is_refused(tmp_path):
+    larger = F.interpolate(Y + NOISE, size=(12, 16))
+    with pytest.raises(ValueError, match=r"latent is 16x12 .* was made for 8x8\. Connect"):
+        denoise(load(tmp_path), larger, 1.0, CONDITIONING)
 
 
 def test_without_an_own_y_the_latent_that_is_sampled_is_y(tmp_path):

@@ -381,12 +381,7 @@ def test_one_step_of_the_spaced_sampler_is_refused():
         run(steps=1001)
 
 
-STOCK_SAMPLERS = ["euler", "heun", "dpm_2", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m_sde_gpu",
-                  "ddim", "uni_pc", "lcm", "dpm_adaptive", "er_sde", "sa_solver", "seeds_2",
-                  "euler_cfg_pp"]  # fmt: skip
-
-
-@pytest.mark.parametrize("sampler", STOCK_SAMPLERS)
+@pytest.mark.parametrize("sampler", comfy.samplers.SAMPLER_NAMES)
 @pytest.mark.parametrize("preset", [V2, V21])
 def test_samplers_of_comfyui_run_with_guidance(preset, sampler):
     model = analytic_model(velocity=preset.prediction == "v")
@@ -399,6 +394,13 @@ def test_samplers_of_comfyui_run_with_guidance(preset, sampler):
         guidance_target={"samples": torch.ones(SIZE)},
         cfg=2.0,
     )
+    assert torch.isfinite(sampled).all()
+    assert sampled.abs().max() < 100
+
+
+@pytest.mark.parametrize("steps", [4, 20])
+def test_a_sampler_may_ask_for_the_noise_of_an_interval_of_no_length(steps):
+    sampled = run(analytic_model(), sampler="exp_heun_2_x0_sde", steps=steps)
     assert torch.isfinite(sampled).all()
     assert sampled.abs().max() < 100
 

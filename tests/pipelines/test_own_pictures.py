@@ -185,3 +185,10 @@ def test_a_control_alone_goes_by_the_noise_that_comfyui_drew(weights):
             disable_pbar=True,
             seed=3,
         )
+
+
+def test_a_latent_of_another_size_than_the_control_is_refused(weights):
+    prepared = prepare(weights, picture(64, 64))
+    larger = {"samples": torch.zeros(1, 4, 8, 16)}
+    with pytest.raises(ValueError, match=r"is 16x8 .* made for 8x8"):
+        own_diffbir(weights.model, prepared, larger)

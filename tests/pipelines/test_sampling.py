@@ -8,6 +8,7 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_perpneg import Guider_PerpNeg
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -228,37 +229,62 @@ def stock(model, inputs, sampler: str, scheduler: str, *, steps: int = 4, noise=
     )
 
 
-# ComfyUI's families, one or two of each.
-STOCK_SAMPLERS = [
-    "euler",
-    "euler_ancestral",
-    "heun",
-    "dpm_2",
-    "dpm_2_ancestral",
-    "lms",
-    "dpmpp_2s_ancestral",
-    "dpmpp_sde",
-    "dpmpp_2m",
-    "dpmpp_2m_sde",
-    "dpmpp_3m_sde",
-    "ddim",
-    "ddpm",
-    "lcm",
-    "uni_pc",
-    "uni_pc_bh2",
-    "ipndm",
-    "deis",
-    "res_multistep",
-    "er_sde",
-]
-
-
-@pytest.mark.parametrize("sampler", STOCK_SAMPLERS)
+@pytest.mark.parametrize("sampler", comfy.samplers.SAMPLER_NAMES)
 @pytest.mark.parametrize("steps", [1, 4])
-def test_stock_samplers_run(sr, inputs, sampler, steps):
-    sampled = stock(sr[0], inputs, sampler, "simple", steps=steps)
+def test_every_stock_sampler_ends_without_noise(sr, inputs, sampler, steps):
+    predictions = []
+
+    def note(args):
+        predictions.append(args["denoised"])
+        return args["denoised"]
+
+    model = sr[0].clone()
+    model.set_model_sampler_post_cfg_function(note)
+    sampled = stock(model, inputs, sampler, "simple", steps=steps)
     assert torch.isfinite(sampled).all()
-    assert sampled.abs().max() < 20
+    left = (sampled - predictions[-1]).std() / model.get_model_object("model_sampling").sigma_min
+    assert left < 0.01  # in units of the noise at the last step; uni_pc ends at sigma 0.001
+
+
+def test_pixels_outside_a_noise_mask_are_kept_at_the_clean_end(sr, inputs):
+    mask = torch.zeros(1, 1, *inputs.latent["samples"].shape[-2:])
+    mask[..., 4:] = 1
+    samples = inputs.latent["samples"]
+    sampled = comfy.sample.sample(
+        sr[0],
+        comfy.sample.prepare_noise(samples, 1),
+        4,
+        1.0,
+        "dpm_fast",
+        "simple",
+        inputs.positive,
+        inputs.negative,
+        samples,
+        noise_mask=mask,
+        disable_pbar=True,
+        seed=1,
+    )
+    assert torch.equal(sampled[..., :4], samples[..., :4])
+    assert (sampled[..., 4:] - samples[..., 4:]).abs().max() > 0.01
+
+
+def test_a_run_that_is_to_leave_noise_leaves_it(sr, inputs):
+    samples = inputs.latent["samples"]
+    sampled = comfy.sample.sample(
+        sr[0],
+        comfy.sample.prepare_noise(samples, 1),
+        4,
+        1.0,
+        "dpm_fast",
+        "simple",
+        inputs.positive,
+        inputs.negative,
+        samples,
+        last_step=2,
+        disable_pbar=True,
+        seed=1,
+    )
+    assert (sampled - samples).std() > 1
 
 
 @pytest.mark.parametrize("scheduler", comfy.samplers.SCHEDULER_NAMES)
@@ -448,3 +474,16 @@ def test_a_patched_schedule_is_what_is_sampled(sr, inputs):
     own = sr[0].model.record
     assert len(seen) == (own.sampling_steps or 6)
     assert len(residual_shift_sigmas(patched, 0)) == 7
+
+
+@pytest.mark.parametrize("neg_scale", [0.0, 1.0])
+def test_perp_neg_which_divides_by_no_difference_is_the_prediction_itself(sr, inputs, neg_scale):
+    samples = inputs.latent["samples"]
+    guider = Guider_PerpNeg(sr[0])
+    guider.set_conds(inputs.positive, inputs.negative, inputs.negative)
+    guider.set_cfg(4.0, neg_scale)
+    noise = comfy.sample.prepare_noise(samples, 1)
+    sigmas = residual_shift_sigmas(sr[0], 0)
+    euler = comfy.samplers.sampler_object("euler")
+    sampled = guider.sample(noise, samples, euler, sigmas, disable_pbar=True, seed=1)
+    assert_close(sampled, stock(sr[0], inputs, "euler", "simple", noise=noise), 1e-4)
