@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import sys
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,10 +79,15 @@ def reason_to_skip() -> str | None:
     if not hasattr(comfy.model_management, "get_all_torch_devices"):
         return "this ComfyUI is older than the one whose memory management is emulated"
     if os.environ.get("CI") or (
-        shutil.which("ninja") and any(map(shutil.which, ("c++", "g++", "cl")))
+        shutil.which("ninja", path=_own_path()) and any(map(shutil.which, ("c++", "g++", "cl")))
     ):
         return None
     return "the emulated card is built by a C++ compiler and ninja, which are not both here"
+
+
+def _own_path() -> str:
+    """Return the search path with this environment's own tools first, ninja among them."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 @cache
@@ -91,6 +97,7 @@ def library() -> Any:
     digest = hashlib.sha256(source).hexdigest()[:16]
     folder = PACK_ROOT / ".dev" / "second_device" / digest
     folder.mkdir(parents=True, exist_ok=True)
+    os.environ["PATH"] = _own_path()  # torch calls ninja by its name
     made = cpp_extension.load(
         f"second_device_{digest}", [str(SOURCE)], extra_cflags=FLAGS, build_directory=str(folder)
     )
