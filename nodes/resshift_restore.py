@@ -157,5 +157,6 @@ class ResShiftRestoreImage(io.ComfyNode):
                 tiles=TileSettings(tiling, tile, tile_overlap, tile_choice),
                 frames_at_once=frames_at_once,
                 keep_grey=keep_grey,
+                for_saving=True,
             )
         )

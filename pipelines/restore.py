@@ -49,6 +49,7 @@ def restore_with_resshift(
     tiles: TileSettings = TILES,
     frames_at_once: int = FRAMES_AT_ONCE,
     keep_grey: bool = True,
+    for_saving: bool = False,
 ) -> Tensor:
     """Return every picture of a batch restored by ResShift.
 
@@ -69,6 +70,7 @@ def restore_with_resshift(
         tiles: How large pictures are cut.
         frames_at_once: Pictures that share each call, 1 or more.
         keep_grey: Whether a black and white picture stays so.
+        for_saving: See `finish_restoration`.
     Returns:
         `(B, H scale, W scale, 3)` or, with alpha, 4 channels, in [0, 1], on the CPU.
     Raises:
@@ -132,6 +134,7 @@ def restore_with_resshift(
             original=None if holes is None else pictures,
             mask=holes,
             grey_like=seen if keep_grey else None,
+            for_saving=for_saving,
             name="the restored picture",
         )
         return with_alpha_of(pictures, finished).cpu()
