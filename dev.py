@@ -42,6 +42,7 @@ BENCH_SCRIPTS = {
     "--quality": "quality.py",
     "--import": "import_time.py",
     "--help-pictures": "help_pictures.py",
+    "--device": "device.py",
 }
 READY_TIMEOUT_S = 600
 STOP_TIMEOUT_S = 10
@@ -104,7 +105,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     serve.set_defaults(command=run_serve)
     bench = commands.add_parser(
         "bench",
-        help="speed and memory; --curve, --quality, --import, --help-pictures: see benchmarks/README.md",
+        help="speed and memory; --curve, --quality, --import, --help-pictures, --device: see"
+        " benchmarks/README.md",
         add_help=False,
     )
     bench.set_defaults(command=run_bench)

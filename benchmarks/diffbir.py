@@ -1,8 +1,9 @@
-"""What is measured of DiffBIR: networks of released size with random weights."""
+"""What is measured of DiffBIR: networks with random weights, of released or of tiny size."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from safetensors.torch import save_file
 from spandrel.architectures.ESRGAN import ESRGAN
+from spandrel.architectures.SCUNet import SCUNet
 from spandrel.architectures.SwinIR import SwinIR
 from torch import Tensor, nn
 
@@ -59,6 +61,25 @@ AUTOENCODER: dict[str, Any] = {
     "attn_resolutions": [],
     "dropout": 0.0,
 }
+TINY_UNET_CONFIG = {**UNET_CONFIG, "model_channels": 64}
+TINY_AUTOENCODER = {**AUTOENCODER, "ch": 32, "num_res_blocks": 1}
+
+
+@dataclass(frozen=True)
+class DiffBIRRun:
+    """The second stage on some pictures.
+
+    Attributes:
+        model: SD 2.1 as a MODEL.
+        vae: Its VAE.
+        image: The pictures.
+        inputs: Conditioning and start latent made of them.
+    """
+
+    model: Any
+    vae: comfy.sd.VAE
+    image: Tensor
+    inputs: DiffBIRInputs
 
 
 def fill(shapes: dict[str, torch.Size], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -79,16 +100,19 @@ def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
     return {key: tensor.shape for key, tensor in network.state_dict().items()}
 
 
-def stage_one_network(kind: str) -> spandrel.ImageModelDescriptor:
-    """Return SwinIR or BSRNet as an UPSCALE_MODEL."""
+def stage_one_network(kind: str, *, tiny: bool = False) -> spandrel.ImageModelDescriptor:
+    """Return SwinIR, BSRNet or SCUNet as an UPSCALE_MODEL."""
     if kind == "bsrnet":
-        network: nn.Module = ESRGAN(num_filters=64, num_blocks=23, scale=4)
+        network: nn.Module = ESRGAN(num_filters=64, num_blocks=1 if tiny else 23, scale=4)
+    elif kind == "scunet":
+        network = SCUNet(in_nc=3, config=[2 if tiny else 4] * 7, dim=64)
     else:
+        layers = 1 if tiny else 8
         network = SwinIR(
             img_size=64,
             embed_dim=180,
-            depths=[6] * 8,
-            num_heads=[6] * 8,
+            depths=[6] * layers,
+            num_heads=[6] * layers,
             window_size=8,
             mlp_ratio=2,
             upsampler="nearest+conv",
@@ -105,12 +129,13 @@ def stage_one_network(kind: str) -> spandrel.ImageModelDescriptor:
     return found.eval()
 
 
-def model_of_sd21() -> Any:
+def model_of_sd21(*, tiny: bool = False) -> Any:
     """Return SD 2.1's UNet as a MODEL in the dtype that ComfyUI chooses."""
-    config = comfy.supported_models.SD20(dict(UNET_CONFIG))
+    config = comfy.supported_models.SD20(dict(TINY_UNET_CONFIG if tiny else UNET_CONFIG))
     management = comfy.model_management
     dtype = management.unet_dtype(supported_dtypes=config.supported_inference_dtypes)
-    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, torch.device("cpu")))
+    cast_dtype = management.unet_manual_cast(dtype, management.get_torch_device())
+    config.set_inference_dtype(dtype, cast_dtype)
     model = comfy.model_base.BaseModel(config)
     model.diffusion_model.load_state_dict(fill(shapes_of(model.diffusion_model), dtype))
     return comfy.model_patcher.CoreModelPatcher(
@@ -120,18 +145,19 @@ def model_of_sd21() -> Any:
     )
 
 
-def vae_of_sd() -> comfy.sd.VAE:
+def vae_of_sd(*, tiny: bool = False) -> comfy.sd.VAE:
     """Return SD's VAE."""
-    params = {"ddconfig": AUTOENCODER, "embed_dim": 4}
+    params = {"ddconfig": TINY_AUTOENCODER if tiny else AUTOENCODER, "embed_dim": 4}
     with torch.device("meta"):
         shapes = shapes_of(AutoencoderKL(**params))
     return comfy.sd.VAE(sd=fill(shapes, torch.float32), config={"params": params})
 
 
-def control_net(folder: Path) -> Any:
+def control_net(folder: Path, *, tiny: bool = False) -> Any:
     """Return LAControlNet, read from a file in 16 bit as released files could be."""
+    config = TINY_UNET_CONFIG if tiny else UNET_CONFIG
     network = comfy.cldm.cldm.ControlNet(
-        **{key: value for key, value in UNET_CONFIG.items() if key not in ("out_channels",)},
+        **{key: value for key, value in config.items() if key not in ("out_channels",)},
         hint_channels=4,
         num_head_channels=64,
         device=torch.device("meta"),
@@ -145,34 +171,30 @@ def control_net(folder: Path) -> Any:
     return load_la_control_net(path)
 
 
-def diffbir_inputs(size: int, batch: int, folder: Path) -> DiffBIRInputs:
-    """Return conditioning and start latent of square pictures."""
+def prepare_run(size: int, batch: int, folder: Path, *, tiny: bool = False) -> DiffBIRRun:
+    """Return networks, square pictures and what they start from."""
     text = [[torch.randn(1, 77, CONTEXT), {}]]
     image = torch.rand(batch, size, size, 3)
-    return prepare_diffbir(text, text, control_net(folder), vae_of_sd(), image)
+    vae = vae_of_sd(tiny=tiny)
+    inputs = prepare_diffbir(text, text, control_net(folder, tiny=tiny), vae, image)
+    return DiffBIRRun(model_of_sd21(tiny=tiny), vae, image, inputs)
+
+
+def sample_run(run: DiffBIRRun, *, steps: int, **options: Any) -> Tensor:
+    """Return the latent that so many steps make."""
+    inputs = run.inputs
+    settings = {"preset": DIFFBIR_PRESETS["v2"], "seed": 0, "sampler": "ddpm"}
+    settings |= {"scheduler": "simple", "steps": steps, **options}
+    sampled = sample_diffbir(run.model, inputs.positive, inputs.negative, inputs.latent, **settings)
+    return sampled["samples"]
 
 
 def run_diffbir(kind: str, size: int, batch: int, folder: Path) -> Any:
     """Return a call of the kind: a step, a guided step or ten steps of the second stage."""
-    inputs, model = diffbir_inputs(size, batch, folder), model_of_sd21()
+    run = prepare_run(size, batch, folder)
     guidance = LatentGuidance(scale=0.5) if kind == "guided step" else NO_GUIDANCE
     steps = 10 if kind == "ten steps" else 1
-
-    def call() -> object:
-        return sample_diffbir(
-            model,
-            inputs.positive,
-            inputs.negative,
-            inputs.latent,
-            preset=DIFFBIR_PRESETS["v2"],
-            seed=0,
-            steps=steps,
-            sampler="ddpm",
-            scheduler="simple",
-            guidance=guidance,
-        )
-
-    return call
+    return lambda: sample_run(run, steps=steps, guidance=guidance)
 
 
 def run_stage_one(kind: str, size: int, batch: int) -> Any:

@@ -48,13 +48,19 @@ def measure(call: Callable[[], object], device: torch.device, seconds: float) ->
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-    runs = [first] if first > LONG_RUN_S else []
-    while not runs or sum(runs) < seconds:
-        runs.append(time_once(call, device))
+    runs = [first] if first > LONG_RUN_S else repeat(call, device, seconds)
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) - before
     flops = counter.get_total_flops()
     return {"seconds": min(runs), "runs": runs, "flops": flops, "peak_bytes": peak}
+
+
+def repeat(call: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
+    """Return the seconds of each call of as many as it takes to spend so much time, at least one."""
+    runs: list[float] = []
+    while not runs or sum(runs) < seconds:
+        runs.append(time_once(call, device))
+    return runs
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ def main() -> None:
     import torch
     from comfy.ldm.modules.diffusionmodules.model import vae_attention
 
-    from pack.benchmarks import cases, measuring
+    from pack.benchmarks import cases, measuring, weights
 
     if job["threads"]:
         torch.set_num_threads(job["threads"])
@@ -29,7 +29,7 @@ def main() -> None:
     device = comfy.model_management.get_torch_device()
     folder = Path(job["folder"])
     if "kind" not in job:
-        cases.write_checkpoints(folder, tiny=job["tiny"])
+        weights.write_checkpoints(folder, tiny=job["tiny"])
         found: dict[str, Any] = {
             "device": measuring.device_name(device),
             "threads": torch.get_num_threads(),
@@ -44,17 +44,13 @@ def main() -> None:
         found = measuring.measure(case.call, device, job["seconds"])
         found["estimated_bytes"] = case.estimated_bytes
         sizes = (256,) if job["tiny"] else (2048, 4096) if device.type == "cpu" else (4096, 8192)
-        found["matmul"] = measuring.matmul_rate(device, cases.DTYPES[job["precision"]], sizes)
+        found["matmul"] = measuring.matmul_rate(device, weights.DTYPES[job["precision"]], sizes)
     print(json.dumps(found))
 
 
 def set_up(precision: str | None) -> None:
     """Make ComfyUI and, as `pack`, this pack importable, on the device ComfyUI would take."""
-    pack = types.ModuleType("pack")
-    pack.__path__ = [str(PACK_ROOT)]
-    sys.modules["pack"] = pack
-    # The script's own folder must not shadow other modules.
-    sys.path[0] = os.environ["COMFYUI_PATH"]
+    make_importable()
     import torch
     from comfy.cli_args import args
 
@@ -65,6 +61,15 @@ def set_up(precision: str | None) -> None:
     args.bf16_vae = precision == "bf16"
     args.fp32_unet = precision == "fp32"
     args.bf16_unet = precision == "bf16"
+
+
+def make_importable() -> None:
+    """Let ComfyUI be imported, and this pack as `pack`."""
+    pack = types.ModuleType("pack")
+    pack.__path__ = [str(PACK_ROOT)]
+    sys.modules["pack"] = pack
+    # The script's own folder must not shadow other modules.
+    sys.path[0] = os.environ["COMFYUI_PATH"]
 
 
 if __name__ == "__main__":

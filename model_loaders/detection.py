@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from .checkpoint import UnsupportedCheckpointError, describe_file
+from .networks.compact import CompactConfig
 from .networks.swin_unet import SwinUNetConfig
 from .networks.vq import VQConfig
 
@@ -87,6 +88,8 @@ def detect_swin_unet(
         image_size=_image_size(shapes, levels, window_size) or image_size,
         condition_stages=stages,
         cond_mask=condition_channels == 4,
+        cond_start=condition_channels == 3 + latent_channels,
+        start=_detect_start(shapes, path),
         use_scale_shift_norm=shapes.get(f"{first_block}emb_layers.1.weight", (0,))[0]
         == 2 * shapes.get(f"{first_block}out_layers.0.weight", (0,))[0],
         patch_norm=f"{swin}patch_embed.norm.weight" in shapes,
@@ -139,6 +142,21 @@ def detect_vq(state_dict: dict[str, Tensor], path: Path) -> VQConfig:
 def without_buffers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights without the tables that the network computes itself."""
     return {key: tensor for key, tensor in state_dict.items() if not key.endswith(BUFFER_SUFFIXES)}
+
+
+def _detect_start(shapes: dict[str, tuple[int, ...]], path: Path) -> CompactConfig | None:
+    convolutions = {
+        int(match[1]): shape
+        for key, shape in shapes.items()
+        if (match := re.fullmatch(r"start\.body\.(\d+)\.weight", key)) and len(shape) == 4
+    }
+    if not convolutions:
+        return None
+    outputs = convolutions[max(convolutions)][0]
+    scale = math.isqrt(outputs // 3)
+    if len(convolutions) < 3 or 3 * scale**2 != outputs:
+        raise UnsupportedCheckpointError(path, "has a network for its start that is none we know")
+    return CompactConfig(convolutions[0][0], len(convolutions) - 2, scale)
 
 
 def _walk_levels(shapes: dict[str, tuple[int, ...]]) -> list[list[int]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.conds
 import comfy.controlnet
 import torch
 from torch import Tensor
@@ -18,11 +20,20 @@ class _Run:
 
 
 class LAControl(comfy.controlnet.ControlNet):
-    """ComfyUI's ControlNet, in which each latent of a batch meets the hint of its own picture.
+    """ComfyUI's ControlNet, in which every part of a picture and of a batch meets its own hint.
 
-    ComfyUI takes the first hints of a batch whatever pictures of it are sampled. A sampler tells a
-    control nothing of that but the state, whose noise ComfyUI drew from the default generator.
+    ComfyUI scales one hint to whatever a control meets, and takes the first hints of a batch
+    whatever pictures of it are sampled. A regional prompt meets a part of the picture: its hint
+    comes with the conditioning, which ComfyUI cuts. Which pictures of a batch are sampled nobody
+    tells a control but the state, whose noise ComfyUI drew from the default generator.
+
+    Attributes:
+        hint_key: Name of the conditioning's value that holds the hint of this control.
     """
+
+    hint_key: str | None = None
+    control_model: Any
+    load_device: Any
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -30,7 +41,7 @@ class LAControl(comfy.controlnet.ControlNet):
         self._run = _Run()
 
     def copy(self) -> LAControl:
-        """Return a control that shares the network."""
+        """Return a control of the same network and settings."""
         own = LAControl(
             None,
             global_average_pooling=self.global_average_pooling,
@@ -39,8 +50,18 @@ class LAControl(comfy.controlnet.ControlNet):
         )
         own.control_model = self.control_model
         own.control_model_wrapped = self.control_model_wrapped
+        own.hint_key = self.hint_key
         self.copy_to(own)
         return own
+
+    def hint_condition(self, hint: Tensor) -> dict[str, ControlHint]:
+        """Return what a conditioning must hold in `model_conds` for its areas to get their parts.
+
+        Args:
+            hint: `(B, 4, h, w)` latent in the network's scale, of the size of the sampled latent.
+        """
+        self.hint_key = f"la_control_hint_{uuid.uuid4().hex}"
+        return {self.hint_key: ControlHint(hint, self.load_device)}
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         """Begin a run."""
@@ -55,17 +76,58 @@ class LAControl(comfy.controlnet.ControlNet):
         batched_number: int,
         transformer_options: dict[str, Any],
     ) -> Any:
-        """Return the tensors that are added to the UNet's."""
+        """Return the tensors that are added to the UNet's.
+
+        Takes this control's hint out of `cond`, which the model gets.
+        """
         hints: Any = self.cond_hint_original
-        run = self._run
-        if run.places is None:
-            state = x_noisy[: len(x_noisy) // batched_number]
-            run.places = places_in_batch(
-                len(state), len(hints), noise=state, seed=torch.initial_seed()
-            )
+        places = self._places(x_noisy[: len(x_noisy) // batched_number], len(hints))
+        part = cond.pop(self.hint_key, None)
+        if part is not None and part.shape[-2:] == x_noisy.shape[-2:]:
+            if len(part) > batched_number:
+                of_branches = part.unflatten(0, (batched_number, -1))  # (branches, B, 4, h, w)
+                part = of_branches[:, places].flatten(0, 1)
+            dtype = self.manual_cast_dtype or self.control_model.dtype
+            self.cond_hint = part.to(x_noisy.device, dtype)
         try:
             if len(hints) > 1:
-                self.cond_hint_original = hints[run.places]
+                self.cond_hint_original = hints[places]
             return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
         finally:
             self.cond_hint_original = hints
+
+    def _places(self, state: Tensor, count: int) -> list[int]:
+        if self._run.places is None:
+            self._run.places = places_in_batch(
+                len(state), count, noise=state, seed=torch.initial_seed()
+            )
+        return self._run.places
+
+
+class ControlHint(comfy.conds.CONDNoiseShape):
+    """A hint as a value of a conditioning.
+
+    Args:
+        cond: `(B, 4, h, w)`.
+        device: Where it is needed; it is moved there once.
+    """
+
+    def __init__(self, cond: Tensor, device: torch.device):
+        super().__init__(cond)
+        self.device = device
+
+    def _copy_with(self, cond: Tensor) -> ControlHint:
+        return ControlHint(cond, self.device)
+
+    def process_cond(self, batch_size: int, area: Any, **kwargs: Any) -> ControlHint:
+        """Return the part in an area; the whole where it has another size.
+
+        One hint serves a whole batch; of several the control takes those of its pictures.
+        """
+        self.cond = self.cond.to(self.device)
+        if area is not None:
+            ends = [size + start for size, start in zip(area[:2], area[2:], strict=True)]
+            if any(end > side for end, side in zip(ends, self.cond.shape[-2:], strict=True)):
+                area = None
+        kept = batch_size if len(self.cond) == 1 else len(self.cond)
+        return super().process_cond(kept, area, **kwargs)

@@ -11,6 +11,7 @@ import comfy.controlnet
 import comfy.latent_formats
 import comfy.model_detection
 import comfy.model_management
+import comfy.model_patcher
 import comfy.ops
 import comfy.supported_models
 import comfy.utils
@@ -27,6 +28,7 @@ from .checkpoint import (
     refuses_broken_weights,
 )
 from .la_control import LAControl
+from .patcher import remember_loader, wrap_network
 
 logger = logging.getLogger("resshift-diffbir")
 
@@ -37,8 +39,8 @@ SD2_HEAD_CHANNELS = 64
 
 
 def load_la_control_net(
-    path: Path, *, head_channels: int = SD2_HEAD_CHANNELS
-) -> comfy.controlnet.ControlNet:
+    path: Path, *, head_channels: int = SD2_HEAD_CHANNELS, disable_dynamic: bool = False
+) -> LAControl:
     """Return a LAControlNet (IRControlNet) of DiffBIR as a CONTROL_NET.
 
     The released first convolution sees the noisy latent and the condition latent next to each
@@ -49,6 +51,7 @@ def load_la_control_net(
     Args:
         path: A LAControlNet by itself or a full v1 checkpoint, in any storage dtype.
         head_channels: Width of an attention head, which the weights do not tell; that of SD 2.
+        disable_dynamic: See `wrap_network`.
     Returns:
         A CONTROL_NET for the latents of SD 2.1. Its hint is an image of 8 times the latent's size
         with the VAE given, or with `latent_format` None a latent in the network's scale.
@@ -88,14 +91,28 @@ def load_la_control_net(
     )
     network.load_state_dict(weights)
     logger.info("'%s': LAControlNet", path.name)
-    return LAControl(
-        network,
+    control_net = LAControl(
+        None,  # set below: ComfyUI would wrap it without knowing its loader
         compression_ratio=1,
         latent_format=comfy.latent_formats.SD15(),
         load_device=load_device,
         manual_cast_dtype=cast_dtype,
         extra_conds=[],
     )
+    patcher = wrap_network(
+        network, load_device, management.unet_offload_device(), disable_dynamic=disable_dynamic
+    )
+    remember_loader(patcher, _control_patcher, path, head_channels)
+    control_net.control_model = network
+    control_net.control_model_wrapped = patcher
+    return control_net
+
+
+def _control_patcher(
+    path: Path, head_channels: int, *, disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    made = load_la_control_net(path, head_channels=head_channels, disable_dynamic=disable_dynamic)
+    return made.control_model_wrapped
 
 
 def is_la_control_net(control_net: Any) -> bool:

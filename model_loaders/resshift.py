@@ -23,6 +23,7 @@ from .networks.exact_norm import make_norms_exact
 from .networks.pixel_latent import PixelLatent
 from .networks.swin_unet import SwinUNet
 from .networks.vq import VQAutoencoder
+from .patcher import remember_loader, wrap_network
 from .record import AUTO, find_record
 from .resshift_model import ResShiftLatent, ResShiftModel, ResShiftModelConfig
 from .stock_sampling import suit_stock_sampling
@@ -49,7 +50,11 @@ VQ_ATTENTION_MAPS = 3
 
 
 def load_resshift(
-    path: Path, *, preset: str = AUTO, dtype: DtypeChoice = "auto"
+    path: Path,
+    preset: str = AUTO,
+    dtype: DtypeChoice = "auto",
+    *,
+    disable_dynamic: bool = False,
 ) -> comfy.model_patcher.ModelPatcher:
     """Return a ResShift checkpoint as a MODEL.
 
@@ -58,6 +63,7 @@ def load_resshift(
         preset: How it was trained, or `auto` to read that from the file.
         dtype: Dtype of the weights, and of the computation where the device is good at it; `auto`
             leaves both to ComfyUI, but takes bf16 on CPUs with units for it.
+        disable_dynamic: See `wrap_network`.
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged or `preset` is unknown.
@@ -82,12 +88,9 @@ def load_resshift(
     config.set_inference_dtype(weight_dtype, cast_dtype)
     model = ResShiftModel(config, record)
     _turn_for_cpu(model.diffusion_model, load_device)
-    # Looked up here and not imported: ComfyUI replaces the class where memory is dynamic.
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        model,
-        load_device=load_device,
-        offload_device=comfy.model_management.unet_offload_device(),
-    )
+    offload_device = comfy.model_management.unet_offload_device()
+    patcher = wrap_network(model, load_device, offload_device, disable_dynamic=disable_dynamic)
+    remember_loader(patcher, load_resshift, path, preset, dtype)
     model.diffusion_model.load_state_dict(weights, assign=patcher.is_dynamic())
     suit_stock_sampling(patcher)
     logger.info("'%s': ResShift, %s x%d", path.name, record.task, record.scale)
@@ -99,7 +102,9 @@ def load_bundled_model(*, dtype: DtypeChoice = "auto") -> comfy.model_patcher.Mo
     return load_resshift(BUNDLED_MODEL_PATH, dtype=dtype)
 
 
-def load_vq_vae(path: Path, *, dtype: DtypeChoice = "auto") -> RestorationVAE:
+def load_vq_vae(
+    path: Path, *, dtype: DtypeChoice = "auto", disable_dynamic: bool = False
+) -> RestorationVAE:
     """Return a VQ autoencoder as a VAE.
 
     Args:
@@ -107,6 +112,7 @@ def load_vq_vae(path: Path, *, dtype: DtypeChoice = "auto") -> RestorationVAE:
         dtype: Dtype of the weights and of the computation; `auto` leaves it to ComfyUI, which takes
             float32 on CPUs. With random weights of the released size bf16 moves 10 to 16 % of a
             picture's latents to another code and fp16 1 to 3 %.
+        disable_dynamic: See `wrap_network`.
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged.
@@ -119,7 +125,7 @@ def load_vq_vae(path: Path, *, dtype: DtypeChoice = "auto") -> RestorationVAE:
             layout = VQAutoencoder(config, operations=comfy.ops.disable_weight_init)
         check_weights(layout, checkpoint, checkpoint.state_dict)
     network = VQAutoencoder(config, operations=comfy.ops.disable_weight_init)
-    return RestorationVAE(
+    vae = RestorationVAE(
         network,
         checkpoint.state_dict,
         ratio=config.downscale_ratio,
@@ -129,13 +135,26 @@ def load_vq_vae(path: Path, *, dtype: DtypeChoice = "auto") -> RestorationVAE:
         decode_elements_per_pixel=VQ_DECODE_MAPS * config.width,
         attention_elements_per_pixel=VQ_ATTENTION_MAPS * config.width,
         dtype=None if dtype == "auto" else _TORCH_DTYPES[dtype],
+        disable_dynamic=disable_dynamic,
     )
+    remember_loader(vae.patcher, _vq_patcher, path, dtype)
+    return vae
 
 
-def bundled_vae() -> RestorationVAE:
-    """Return the VAE of the bundled model: pixels folded into channels, exact and weightless."""
+def _vq_patcher(
+    path: Path, dtype: DtypeChoice, *, disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    return load_vq_vae(path, dtype=dtype, disable_dynamic=disable_dynamic).patcher
+
+
+def bundled_vae(*, disable_dynamic: bool = False) -> RestorationVAE:
+    """Return the VAE of the bundled model: pixels folded into channels, exact and weightless.
+
+    Args:
+        disable_dynamic: See `wrap_network`.
+    """
     ratio = 4
-    return RestorationVAE(
+    vae = RestorationVAE(
         PixelLatent(ratio),
         {},
         ratio=ratio,
@@ -143,7 +162,14 @@ def bundled_vae() -> RestorationVAE:
         working_dtypes=[torch.float32],
         encode_elements_per_pixel=3 * 4,
         decode_elements_per_pixel=3 * 4,
+        disable_dynamic=disable_dynamic,
     )
+    remember_loader(vae.patcher, _bundled_patcher)
+    return vae
+
+
+def _bundled_patcher(*, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    return bundled_vae(disable_dynamic=disable_dynamic).patcher
 
 
 class RestorationVAE(comfy.sd.VAE):
@@ -160,6 +186,7 @@ class RestorationVAE(comfy.sd.VAE):
         attention_elements_per_pixel: Elements held while every latent pixel attends to every
             other, besides the scores, per image pixel; 0 for a network without attention.
         dtype: Dtype it runs in; None leaves the choice to ComfyUI.
+        disable_dynamic: See `wrap_network`.
     """
 
     def __init__(
@@ -174,6 +201,7 @@ class RestorationVAE(comfy.sd.VAE):
         decode_elements_per_pixel: int,
         attention_elements_per_pixel: int = 0,
         dtype: torch.dtype | None = None,
+        disable_dynamic: bool = False,
     ):
         # Without weights the parent sets the attributes of its version and stops there.
         with _without_warning("No VAE weights detected"):
@@ -203,13 +231,18 @@ class RestorationVAE(comfy.sd.VAE):
         self.first_stage_model = network.eval().requires_grad_(False).to(self.vae_dtype)
         _turn_for_cpu(self.first_stage_model, self.device)
         comfy.model_management.archive_model_dtypes(self.first_stage_model)
-        self.patcher = comfy.model_patcher.CoreModelPatcher(
+        self.patcher = wrap_network(
             self.first_stage_model,
-            load_device=self.device,
-            offload_device=comfy.model_management.vae_offload_device(),
+            self.device,
+            comfy.model_management.vae_offload_device(),
+            disable_dynamic=disable_dynamic,
         )
         network.load_state_dict(state_dict, assign=self.patcher.is_dynamic())
         self.model_size()
+
+    def get_sd(self) -> dict[str, torch.Tensor]:
+        """Return the weights in the plain layout, the only one that safetensors takes."""
+        return {key: weight.contiguous() for key, weight in super().get_sd().items()}
 
 
 def _scores_bytes(tokens: int, size: int, device: torch.device) -> float:

@@ -18,7 +18,7 @@ from ..samplers.places import places_in_batch
 from .checkpoint import RECORD_KEY
 from .networks.swin_unet import SwinUNet, SwinUNetConfig
 from .record import ResShiftRecord, record_tensor
-from .resshift_sampling import ResShiftSampling
+from .resshift_sampling import ResShiftSampling, check_sampling
 
 # Keys of the conditioning that the node ResShift Conditioning fills. `concat_latent_image` is the
 # key that ComfyUI itself uses for a latent next to the noise.
@@ -32,6 +32,10 @@ MASK_KEY = "resshift_mask"
 # to 18.5 for the bundled one, and 17 to 25 MiB.
 PEAK_ELEMENTS = 20
 SCRATCH_BYTES = 20 << 20
+
+
+# Where ComfyUI's Self-Attention Guidance replaces the attention.
+SAG_BLOCK = ("middle", 0, 0)
 
 
 class ResShiftLatent(comfy.latent_formats.LatentFormat):
@@ -50,6 +54,21 @@ class ResShiftLatent(comfy.latent_formats.LatentFormat):
         self.latent_rgb_factors_bias = [0.0, 0.0, 0.0]
 
 
+class _NetworkOptions(dict):
+    """Options of the network, which tells nodes made for other UNets that it is none of them."""
+
+    def copy(self) -> _NetworkOptions:
+        """Return the same options; ComfyUI keeps a copy."""
+        return _NetworkOptions(self)
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(
+            f"this node asks the model for '{name}' of a UNet like Stable Diffusion's, and the"
+            " Swin-UNet of ResShift has no such thing. Leave the node out: connect the model of"
+            " 'Load ResShift Model' without it."
+        )
+
+
 class ResShiftModelConfig(comfy.supported_models_base.BASE):
     """What ComfyUI asks of a model's configuration."""
 
@@ -57,7 +76,7 @@ class ResShiftModelConfig(comfy.supported_models_base.BASE):
     supported_inference_dtypes = [torch.float16, torch.bfloat16, torch.float32]
 
     def __init__(self, network: SwinUNetConfig, latent_format: ResShiftLatent):
-        super().__init__({"config": network})
+        super().__init__(_NetworkOptions(config=network))
         self.latent_format = latent_format
 
 
@@ -108,6 +127,8 @@ class ResShiftModel(comfy.model_base.BaseModel):
 
         y = kwargs.get(LATENT_KEY)
         y = kwargs["latent_image"] if y is None else self.process_latent_in(y)
+        if kwargs.get("cross_attn") is not None:  # or ComfyUI copies it to the device at every step
+            kwargs["cross_attn"] = kwargs["cross_attn"].to(device)
         conds = super().extra_conds(**kwargs)
         conds["y_latent"] = comfy.conds.CONDNoiseShape(fitted(y, 1))
         lq = F.pixel_unshuffle(fitted(kwargs[LQ_KEY], ratio), ratio)
@@ -162,8 +183,17 @@ class ResShiftModel(comfy.model_base.BaseModel):
     ) -> Tensor:
         if y_latent is None:
             raise ValueError("this model was called without the conditioning of its own node")
+        check_sampling(self.model_sampling)
+        replaced = transformer_options.get("patches_replace", {}).get("attn1", {})
+        if SAG_BLOCK in replaced:
+            raise ValueError(
+                "'Self-Attention Guidance' reads the attention in the middle of Stable Diffusion's"
+                " UNet, which the model of 'Load ResShift Model' has not. Leave that node out."
+            )
         y = y_latent.to(device=x.device, dtype=torch.float32)
         kwargs["y_shift"] = self.model_sampling.shift_scale(t, y)
+        if self.network_config.cond_start:
+            kwargs["y"] = y
         denoised = super()._apply_model(
             x, t, c_concat, c_crossattn, control, transformer_options, **kwargs
         )

@@ -10,6 +10,8 @@ Source: Yue et al. 2023 (arXiv 2307.12348), rewritten for w.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -120,6 +122,22 @@ class ResShiftSampling(nn.Module):
     def _spread(self, sigma: Tensor) -> Tensor:
         eta = sqrt_eta_from_sigma(sigma, self.kappa) ** 2
         return (self.kappa**2 * eta + 1).sqrt()
+
+
+def check_sampling(sampling: Any) -> ResShiftSampling:
+    """Return the model_sampling of a ResShift MODEL as what it must be.
+
+    Raises:
+        ValueError: If a node has put that of another kind of model in its place.
+    """
+    if not isinstance(sampling, ResShiftSampling):
+        raise ValueError(
+            "a node such as 'ModelSamplingDiscrete' or 'ModelSamplingSD3' has given this ResShift"
+            f" model the noise levels of another kind of model ({type(sampling).__name__}), which its"
+            " chain cannot follow. Leave that node out; 'ResShift Model Sampling' changes the"
+            " schedule of a ResShift model."
+        )
+    return sampling
 
 
 def _per_sample(sigma: Tensor, like: Tensor) -> Tensor:

@@ -19,11 +19,14 @@ from .checkpoint import (
     refuses_broken_weights,
     without_holders,
 )
+from .patcher import remember_loader, wrap_network
 
 logger = logging.getLogger("resshift-diffbir")
 
 
-def load_restoration_network(path: Path) -> spandrel.ImageModelDescriptor:
+def load_restoration_network(
+    path: Path, *, disable_dynamic: bool = False
+) -> spandrel.ImageModelDescriptor:
     """Return a network from images to images as an UPSCALE_MODEL.
 
     ComfyUI's own Upscale Image (using Model) takes it as well.
@@ -31,6 +34,7 @@ def load_restoration_network(path: Path) -> spandrel.ImageModelDescriptor:
     Args:
         path: SwinIR, BSRNet, SCUNet or another network that spandrel knows, in any storage dtype;
             also a full DiffBIR v1 checkpoint, of which the SwinIR is taken.
+        disable_dynamic: See `wrap_network`.
     Returns:
         The network in float32 and in evaluation mode, offloaded.
     Raises:
@@ -74,13 +78,23 @@ def load_restoration_network(path: Path) -> spandrel.ImageModelDescriptor:
     network.eval()
     network.model.requires_grad_(False)
     if stock_node_uses_patcher():
-        network.patcher = comfy.model_patcher.CoreModelPatcher(  # pyright: ignore[reportAttributeAccessIssue]
+        patcher = wrap_network(
             network.model,
-            load_device=comfy.model_management.get_torch_device(),
-            offload_device=comfy.model_management.unet_offload_device(),
+            comfy.model_management.get_torch_device(),
+            comfy.model_management.unet_offload_device(),
+            disable_dynamic=disable_dynamic,
         )
+        remember_loader(patcher, _network_patcher, path)
+        network.patcher = patcher  # pyright: ignore[reportAttributeAccessIssue]
     logger.info("'%s': %s x%d", path.name, network.architecture.name, network.scale)
     return network
+
+
+def _network_patcher(
+    path: Path, *, disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    network = load_restoration_network(path, disable_dynamic=disable_dynamic)
+    return network.patcher  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _build_network(state_dict: dict[str, Tensor]) -> Any:

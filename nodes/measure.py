@@ -31,7 +31,7 @@ class RestorationMetrics(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Measures how far images are from their originals: PSNR and SSIM on luma and on"
-                " RGB, GMSD, and by choice a perceptual score."
+                " RGB, GMSD, and by choice a perceptual score; and with NIQE how natural they look."
             ),
             search_aliases=["psnr", "ssim", "gmsd", "lpips", "niqe", "musiq", "quality", "measure"],
             is_output_node=True,
@@ -87,6 +87,10 @@ class RestorationMetrics(io.ComfyNode):
                     display_name="gmsd",
                     tooltip="Mean gradient magnitude similarity deviation; 0 is equal.",
                 ),
+                io.Float.Output(
+                    display_name="niqe",
+                    tooltip="Mean NIQE of the images alone; less is more like a photograph.",
+                ),
             ],
         )
 
@@ -104,6 +108,7 @@ class RestorationMetrics(io.ComfyNode):
             measured.psnr_rgb,
             measured.ssim_rgb,
             measured.gmsd,
+            measured.niqe,
             ui=ui.PreviewText(measured.report),
         )
 

@@ -140,4 +140,4 @@ class ResShiftVAELoader(io.ComfyNode):
         """Load the file."""
         if vae_name == PIXEL_LATENT:
             return io.NodeOutput(bundled_vae())
-        return io.NodeOutput(load_vq_vae(find_file(vae_name, "vae")))
+        return io.NodeOutput(load_vq_vae(find_file(vae_name, "vae"), dtype=dtype))

@@ -17,6 +17,7 @@ from .resshift_sampling import (
     batch_noise_input,
     randomness_input,
     seed_input,
+    start_image_input,
     steps_input,
 )
 from .tiles import tile_choice_input, tile_input, tile_overlap_input
@@ -117,6 +118,7 @@ class ResShiftRestoreImage(io.ComfyNode):
                 ),
                 tile_choice_input(),
                 frames_at_once_input(),
+                start_image_input(),
                 keep_grey_input(),
             ],
             outputs=[io.Image.Output(tooltip="The restored images.")],
@@ -140,6 +142,7 @@ class ResShiftRestoreImage(io.ComfyNode):
         mask: Tensor | None = None,
         tile_choice: TileChoice = "fixed",
         frames_at_once: int = FRAMES_AT_ONCE,
+        start_image: Tensor | None = None,
         keep_grey: bool = True,
     ) -> io.NodeOutput:
         """Restore the images."""
@@ -156,6 +159,7 @@ class ResShiftRestoreImage(io.ComfyNode):
                 batch_noise=batch_noise,
                 tiles=TileSettings(tiling, tile, tile_overlap, tile_choice),
                 frames_at_once=frames_at_once,
+                start_image=start_image,
                 keep_grey=keep_grey,
                 for_saving=True,
             )

@@ -80,6 +80,18 @@ def batch_noise_input() -> io.Combo.Input:
     )
 
 
+def start_image_input() -> io.Image.Input:
+    """Return the input for another picture to start from."""
+    return io.Image.Input(
+        "start_image",
+        optional=True,
+        tooltip=(
+            "A picture of the result's size to start from, such as another upscaler's; without it"
+            " the model starts from its own, or from the plain enlargement."
+        ),
+    )
+
+
 class ResShiftModelSampling(io.ComfyNode):
     """Gives a ResShift MODEL another schedule."""
 
@@ -193,6 +205,7 @@ class ResShiftConditioning(io.ComfyNode):
                         " here, so the image may hold anything there."
                     ),
                 ),
+                start_image_input(),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),
@@ -211,10 +224,15 @@ class ResShiftConditioning(io.ComfyNode):
     @classmethod
     @names_its_node
     def execute(
-        cls, model: Any, vae: Any, image: Tensor, mask: Tensor | None = None
+        cls,
+        model: Any,
+        vae: Any,
+        image: Tensor,
+        mask: Tensor | None = None,
+        start_image: Tensor | None = None,
     ) -> io.NodeOutput:
         """Prepare the image."""
-        made = prepare_resshift(model, vae, image, mask)
+        made = prepare_resshift(model, vae, image, mask, start_image)
         return io.NodeOutput(made.positive, made.negative, made.latent, made.width, made.height)
 
 

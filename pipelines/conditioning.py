@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..images.conversion import is_stand_in, mask_to_plane, planes_to_image
-from ..images.padding import reflect_pad_to_multiple
+from ..images.conversion import image_to_planes, is_stand_in, mask_to_plane, planes_to_image
+from ..images.padding import reflect_pad_to, reflect_pad_to_multiple
 from ..images.resize import enlarge_bicubic
 from ..images.transparency import visible_planes
 from ..model_loaders.resshift_model import (
@@ -20,6 +20,7 @@ from ..model_loaders.resshift_model import (
     ResShiftModel,
     fit_preview,
 )
+from .start import start_picture
 
 logger = logging.getLogger("resshift-diffbir")
 
@@ -61,7 +62,11 @@ def resshift_model(model: Any) -> ResShiftModel:
 
 
 def prepare_resshift(
-    model: Any, vae: Any, image: Tensor, mask: Tensor | None = None
+    model: Any,
+    vae: Any,
+    image: Tensor,
+    mask: Tensor | None = None,
+    start_image: Tensor | None = None,
 ) -> ResShiftInputs:
     """Return conditioning and start latent for restoring an image.
 
@@ -73,6 +78,9 @@ def prepare_resshift(
         vae: The VAE whose latents it works on.
         image: `(B, H, W, C)` IMAGE; of alpha only that counts what it hides.
         mask: MASK of the image's size, 1 where pixels are to be filled; only for inpainting.
+        start_image: IMAGE of the result's size that the chain starts around, one for each picture
+            or one for all; None takes the picture of the network in the model's file, or where
+            there is none the bicubic enlargement.
     Raises:
         ValueError: If an input does not fit the model; the message says which and what to do.
 
@@ -88,8 +96,7 @@ def prepare_resshift(
         planes = planes * (1 - hole)
 
     planes = reflect_pad_to_multiple(planes, network.size_multiple_px)
-    enlarged = enlarge_bicubic(planes, scale)
-    y = vae.encode(planes_to_image(enlarged))
+    y = vae.encode(planes_to_image(_start(model, planes, start_image, (height, width))))
     lq = planes * 2 - 1
     fit_preview(network, y, lq)
 
@@ -105,6 +112,43 @@ def prepare_resshift(
         width=width * scale,
         height=height * scale,
     )
+
+
+def _start(model: Any, planes: Tensor, start_image: Tensor | None, size: tuple[int, int]) -> Tensor:
+    """Return what the chain starts around, `(B, 3, scale H, scale W)` in [0, 1]."""
+    scale = model.model.record.scale
+    if start_image is None:
+        if model.model.network_config.start is not None:
+            return start_picture(model, planes)
+        return enlarge_bicubic(planes, scale)
+    start = check_start_image(start_image, scale, size, len(planes))
+    return reflect_pad_to(start, *(scale * side for side in planes.shape[-2:]))
+
+
+def check_start_image(start_image: Tensor, scale: int, size: tuple[int, int], count: int) -> Tensor:
+    """Return a picture to start from for each image, `(B, 3, scale H, scale W)` in [0, 1].
+
+    Args:
+        start_image: `(1 or B, scale H, scale W, C)` IMAGE; alpha is left out.
+        scale: Side of the result over that of the image.
+        size: H and W of the images.
+        count: B.
+    Raises:
+        ValueError: If its size or number is another.
+    """
+    start, _ = image_to_planes(start_image)
+    height, width = (scale * side for side in size)
+    if start.shape[-2:] != (height, width):
+        raise ValueError(
+            f"'start_image' is {start.shape[-1]}x{start.shape[-2]} and must have the size of the"
+            f" result, {width}x{height}: enlarge the image {scale} times with any upscaler."
+        )
+    if len(start) not in (1, count):
+        raise ValueError(
+            f"'start_image' has {len(start)} pictures for {count} images; give one, or one for"
+            " each."
+        )
+    return start.clamp(0, 1).expand(count, -1, -1, -1)
 
 
 def _check_vae(network: ResShiftModel, vae: Any) -> None:
@@ -161,7 +205,7 @@ def _hole(network: ResShiftModel, mask: Tensor | None, planes: Tensor) -> Tensor
     mask = usable_mask(network, mask, *planes.shape[-2:])
     if mask is None:
         return None
-    hole = mask_to_plane(mask, planes.shape[0], *planes.shape[-2:])
+    hole = mask_to_plane(mask, planes.shape[0], *planes.shape[-2:]).to(planes)
     if not hole.any():
         logger.warning("ResShift Conditioning: the mask is empty, so the image stays as it is.")
     return hole

@@ -146,7 +146,7 @@ def _with_control(
     # One object for each control that is there already: ComfyUI samples what shares it in one batch.
     by_previous: dict[Any, Any] = {}
 
-    def after(previous: Any) -> Any:
+    def after(previous: Any) -> tuple[Any, dict[str, Any]]:
         if previous not in by_previous:
             control = control_net.copy()
             # Without these two ComfyUI takes the hint for the latent that it is.
@@ -154,7 +154,7 @@ def _with_control(
             control.latent_format = None
             control.set_cond_hint(hint, strength, percents)
             control.set_previous_controlnet(previous)
-            by_previous[previous] = control
+            by_previous[previous] = control, control.hint_condition(hint)
         return by_previous[previous]
 
     controlled = []
@@ -163,7 +163,8 @@ def _with_control(
         for embedding, values in conditioning:
             added: dict[str, Any] = {CONDITION_KEY: condition}
             if strength != 0:
-                added["control"] = after(values.get("control"))
+                added["control"], part = after(values.get("control"))
+                added["model_conds"] = {**values.get("model_conds", {}), **part}
                 added["control_apply_to_uncond"] = False
             entries.append([embedding, {**values, **added}])
         controlled.append(entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -29,8 +30,11 @@ from ..samplers.guidance import (
     posterior_mean_weight,
 )
 from .control import check_vae_is_there
+from .memory import is_out_of_memory
 from .tiled_decoding import TiledDecoder
 from .tiles import Grid, Window, current_tile
+
+logger = logging.getLogger("resshift-diffbir")
 
 GuidanceSpace = Literal["latent", "rgb"]
 GUIDANCE_SPACES: tuple[str, ...] = get_args(GuidanceSpace)
@@ -46,6 +50,8 @@ GRADIENT_MEMORY = 3.5
 # SD's decoder needs 4 GB in bf16.
 TILE_PX = 512
 TILE_OVERLAP_PX = 128
+# Least side of these when memory runs out.
+LEAST_TILE_PX = 128
 # A move in pixels is shortened at most this often: the decoder is not linear on long moves.
 MOST_SHORTENINGS = 8
 
@@ -171,10 +177,6 @@ def patch_latent_guidance(
         return executor(noise, latent, sampler, sigmas, *args, **kwargs)
 
     patched.add_wrapper(WrappersMP.OUTER_SAMPLE, guided)
-    if guidance.needs_decoder:  # loaded along with the model, as ControlNets are
-        key = "diffbir_guidance"
-        loaded = patched.get_additional_models_with_key(key)
-        patched.set_additional_models(key, [*loaded, vae.patcher])
     return patched
 
 
@@ -280,16 +282,25 @@ def _pixel_pull(
     guider: Any, target: Tensor, guidance: LatentGuidance, vae: Any
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a function that pulls predictions by the gradient of the decoded pictures' distance."""
-    decode = _differentiable_decoder(vae, guider.model_patcher.model)
+    decode = _DifferentiableDecoder(vae, guider.model_patcher.model)
     ratio = vae.spacial_compression_decode()
     edges = edge_weights(target) if guidance.weighting == "edges" else target.new_ones(1, 1, 1, 1)
     scale = guidance_scale(guidance.scale, guidance.version)
+    largest: int | None = None  # side of a tile, once memory has run out
+    room_for_side = 0
 
     def make_room(latent: Tensor, side: int) -> None:
+        """Let ComfyUI make room for the decoder and its gradient, once for tiles of a side."""
+        nonlocal room_for_side
+        if side == room_for_side:
+            return
         shape = (1, latent.shape[1], *(min(side, length) for length in latent.shape[-2:]))
         memory = GRADIENT_MEMORY * vae.memory_used_decode(shape, vae.vae_dtype)
-        in_use = [guider.model_patcher, *guider.loaded_models]
-        comfy.model_management.load_models_gpu(in_use, memory_required=memory)
+        memory += comfy.model_management.module_size(vae.first_stage_model)
+        if vae.device == guider.model_patcher.load_device:
+            in_use = [guider.model_patcher, *guider.loaded_models]
+            comfy.model_management.load_models_gpu(in_use, memory_required=memory)
+        room_for_side = side
 
     def shortened(
         tiled: TiledDecoder,
@@ -323,9 +334,7 @@ def _pixel_pull(
             latent = latent + move
         return latent
 
-    def pull(denoised: Tensor, mean_weight: Tensor) -> Tensor:
-        tile = TILE_PX // ratio, TILE_OVERLAP_PX // ratio
-        side, overlap = current_tile(guider.model_patcher) or tile
+    def pull_in_tiles(denoised: Tensor, mean_weight: Tensor, side: int, overlap: int) -> Tensor:
         make_room(denoised, side)
         tiled = TiledDecoder(
             decode, Grid((denoised.shape[-2], denoised.shape[-1]), side, overlap), ratio
@@ -346,6 +355,30 @@ def _pixel_pull(
         ]  # one picture at a time: the gradient's memory does not grow with the batch
         return denoised + share * (torch.cat(of_each) - denoised)
 
+    def pull(denoised: Tensor, mean_weight: Tensor) -> Tensor:
+        nonlocal largest
+        tile = TILE_PX // ratio, TILE_OVERLAP_PX // ratio
+        side, overlap = current_tile(guider.model_patcher) or tile
+        if largest is not None and largest < side:
+            side, overlap = largest, largest * overlap // side
+        try:
+            return pull_in_tiles(denoised, mean_weight, side, overlap)
+        except RuntimeError as error:
+            used = min(side, max(denoised.shape[-2:]))
+            half = used // 2
+            if not is_out_of_memory(error) or half * ratio < LEAST_TILE_PX:
+                raise
+        logger.warning(
+            "Out of memory with the gradient of decoding %d pixels; the guidance of this run goes on"
+            " with tiles of %d, whose result is not exactly the same.",
+            used * ratio,
+            half * ratio,
+        )
+        # Only now, for until here the error holds what was computed.
+        comfy.model_management.soft_empty_cache()
+        largest = half
+        return pull(denoised, mean_weight)
+
     return pull
 
 
@@ -362,32 +395,52 @@ class _Decoding(nn.Module):
         return self.autoencoder.decode(latent)
 
 
-def _differentiable_decoder(vae: Any, model: Any) -> Callable[[Tensor], Tensor]:
-    """Return a function from latents in the model's scale to pictures in [-1, 1].
+class _DifferentiableDecoder:
+    """A function from latents in the model's scale to pictures in [-1, 1], for a run.
 
-    ComfyUI runs nodes in inference mode, and autograd takes no weight that was loaded in it; of
-    these it gets copies, made once in a run.
+    It runs on weights of its own. ComfyUI's are no use for a gradient: they were loaded in inference
+    mode, which autograd does not take, and where they do not all fit, every layer gets them in a
+    buffer that the next layer overwrites before the gradient comes by.
+
+    Args:
+        vae: The VAE.
+        model: The model whose latents it decodes.
     """
-    decoding = _Decoding(vae.first_stage_model)
-    copies: dict[str, Tensor] = {}
 
-    def decode(latent: Tensor) -> Tensor:
-        if not copies:
+    def __init__(self, vae: Any, model: Any):
+        self.vae = vae
+        self.model = model
+        self.decoding = _Decoding(vae.first_stage_model)
+        self.weights: dict[str, Tensor] = {}
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        """Return the picture of a latent."""
+        vae = self.vae
+        if not self.weights:
             with torch.inference_mode(False):
-                copies.update(_copied_weights(decoding))
-        stored = model.process_latent_out(latent).to(vae.device, vae.vae_dtype)
-        pixels = torch.func.functional_call(decoding, copies, (stored,))
+                self.weights = _own_weights(self.decoding, vae)
+        stored = self.model.process_latent_out(latent).to(vae.device, vae.vae_dtype)
+        pixels = torch.func.functional_call(self.decoding, self.weights, (stored,))
         return pixels.to(latent.device, torch.float32)
 
-    return decode
 
+def _own_weights(decoding: _Decoding, vae: Any) -> dict[str, Tensor]:
+    """Return copies of what decodes, on the VAE's device and in its dtype, with their patches."""
 
-def _copied_weights(decoding: _Decoding) -> dict[str, Tensor]:
+    def own(name: str, weight: Tensor) -> Tensor:
+        key = name.removeprefix("autoencoder.")
+        patcher = vae.patcher
+        if patcher.is_dynamic() and key in patcher.patches and key not in patcher.backup:
+            # Patches of layers that stay on the CPU are applied on the way to the device only there.
+            weight = patcher.patch_weight_to_device(key, vae.device, return_weight=True)
+        dtype = vae.vae_dtype if weight.is_floating_point() else weight.dtype
+        return weight.detach().to(vae.device, dtype, copy=True)
+
     weights = dict(decoding.named_parameters()) | dict(decoding.named_buffers())
     return {
-        name: weight.detach().clone()
+        name: own(name, weight)
         for name, weight in weights.items()
-        if weight.is_inference() and not name.startswith("autoencoder.encoder.")
+        if not name.startswith("autoencoder.encoder.")
     }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..images.color import luminance
 from ..images.conversion import image_to_planes
 from ..images.metrics import SSIM_WINDOW, channel_ssim, gmsd, psnr
+from ..images.niqe import niqe
 
 LumaRange = Literal["full range", "limited range"]
 LUMA_RANGES: tuple[str, ...] = get_args(LumaRange)
@@ -46,6 +47,7 @@ class Measured:
         psnr_rgb: Mean PSNR over the three channels in dB.
         ssim_rgb: Mean SSIM of the three channels.
         gmsd: Mean gradient magnitude similarity deviation of the luma.
+        niqe: Mean NIQE of the images alone; NaN where one is too small or flat.
     """
 
     report: str
@@ -54,6 +56,7 @@ class Measured:
     psnr_rgb: float
     ssim_rgb: float
     gmsd: float
+    niqe: float
 
 
 def measure_images(
@@ -66,7 +69,7 @@ def measure_images(
     """Return figures of an IMAGE against a reference.
 
     Values are limited to [0, 1] and not rounded to 8 bit; alpha does not count. GMSD always takes
-    luma of full range.
+    luma of full range, and NIQE MATLAB's luma in 8 bit.
 
     Args:
         image: `(B, H, W, C)` IMAGE.
@@ -93,15 +96,18 @@ def measure_images(
         "PSNR RGB": (psnr, 2),
         "SSIM RGB": (channel_ssim, 4),
         "GMSD": (gmsd, 4),
+        "NIQE": (lambda x, _: niqe(x), 2),
     }
     notes = [
         f"Y: BT.601 luma, {luma}. PSNR: dB, peak 1, more is better.",
         "SSIM: Gaussian window, 11 pixels, sigma 1.5, no padding; 1 is equal. GMSD: 0 is equal.",
-        f"Values in [0, 1], not rounded. Border left out: {border}.",
+        "NIQE: the images alone, less is better; nan below 2 blocks of 96 pixels with texture.",
+        f"Values in [0, 1], not rounded but for NIQE. Border left out: {border}.",
     ]
     if perceptual != NO_PERCEPTUAL:
         score, is_lower_better = load_perceptual(perceptual)
-        columns[perceptual.split(",")[0]] = (score, 4)
+        name = perceptual.split(",")[0]
+        columns[f"{name} (pyiqa)" if name in columns else name] = (score, 4)
         notes.append(
             f"{perceptual}: pyiqa's '{PERCEPTUAL_SCORES[perceptual]}',"
             f" {'less' if is_lower_better else 'more'} is better."
@@ -114,7 +120,7 @@ def measure_images(
     means = torch.tensor(rows, dtype=torch.float64).mean(dim=0).tolist()
     decimals = [places for _, places in columns.values()]
     table = _table(list(columns), rows, means, decimals)
-    return Measured("\n".join([table, "", *notes]), *means[:5])
+    return Measured("\n".join([table, "", *notes]), *means[:6])
 
 
 def load_perceptual(name: str) -> tuple[Callable[[Tensor, Tensor], Tensor], bool]:

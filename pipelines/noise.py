@@ -49,7 +49,10 @@ def draw_noise(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
     """
     shape = like.shape[1:]
     pictures = [torch.randn(shape, generator=generator) for generator in generators]
-    return torch.stack(pictures).to(like.device)
+    noise = torch.stack(pictures)
+    if like.device.type == "cuda":  # from other memory the host would wait for the copy
+        return noise.pin_memory().to(like.device, non_blocking=True)
+    return noise.to(like.device)
 
 
 def step_noise_sampler(
@@ -66,10 +69,13 @@ def step_noise_sampler(
         batch_noise: See `picture_generators`.
         places: Place of each picture in the whole batch; None for a whole batch.
     """
-    generators = picture_generators(seed, batch_noise, range(len(x)) if places is None else places)
-    draw_noise(generators, x)
+    generators: list[torch.Generator] = []
 
     def sample(sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        if not generators:  # runs of one step, or without randomness, draw nothing
+            pictures = range(len(x)) if places is None else places
+            generators.extend(picture_generators(seed, batch_noise, pictures))
+            draw_noise(generators, x.new_empty(x.shape, device="cpu"))
         return draw_noise(generators, x)
 
     return sample

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..model_loaders.la_control import ControlHint
 from ..model_loaders.resshift_model import LATENT_KEY, LQ_KEY, MASK_KEY
 from ..samplers.places import places_in_batch
 from .control import CONDITION_KEY
@@ -62,6 +63,14 @@ def own_pictures(conditionings: Sequence[list], latent: dict[str, Any]) -> list[
         }
         if "control" in values:
             made["control"] = chosen_control(values["control"])
+        conds = values.get("model_conds", {})
+        hints = {
+            key: ControlHint(chosen(cond.cond), cond.device)
+            for key, cond in conds.items()
+            if isinstance(cond, ControlHint)
+        }
+        if hints:
+            made["model_conds"] = {**conds, **hints}
         return {**values, **made}
 
     return [

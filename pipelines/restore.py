@@ -19,7 +19,12 @@ from ..images.conversion import (
 )
 from ..images.transparency import visible_planes
 from ..samplers.tiles import cut_tile, merge_tiles, tile_positions
-from .conditioning import prepare_resshift, resshift_model, usable_mask
+from .conditioning import (
+    check_start_image,
+    prepare_resshift,
+    resshift_model,
+    usable_mask,
+)
 from .finish import enlarge_alpha, finish_restoration
 from .noise import SEED_COUNT, BatchNoise
 from .progress import RunProgress
@@ -48,6 +53,7 @@ def restore_with_resshift(
     batch_noise: BatchNoise = "different per image",
     tiles: TileSettings = TILES,
     frames_at_once: int = FRAMES_AT_ONCE,
+    start_image: Tensor | None = None,
     keep_grey: bool = True,
     for_saving: bool = False,
 ) -> Tensor:
@@ -69,6 +75,8 @@ def restore_with_resshift(
         batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
         tiles: How large pictures are cut.
         frames_at_once: Pictures that share each call, 1 or more.
+        start_image: IMAGE of the result's size that the chain starts around, one or one for each
+            picture; see `prepare_resshift`.
         keep_grey: Whether a black and white picture stays so.
         for_saving: See `finish_restoration`.
     Returns:
@@ -88,24 +96,35 @@ def restore_with_resshift(
                 f"'mask' has {len(mask)} masks for {count} images; give one mask or one for each."
             )
         mask = mask.expand(count, -1, -1)
+    scale = network.record.scale
+    starts = None
+    if start_image is not None:
+        starts = check_start_image(start_image, scale, (height, width), count)
     if tiles.tiling == "per step":
         model = patch_tiles(model, tiles.tile, tiles.overlap, choice=tiles.choice)
         vae = TiledVAE(vae, tiles)
     side = max(height, width)
     if tiles.tiling == "official chop":
-        side = max(1, tiles.tile // network.record.scale)
+        side = max(1, tiles.tile // scale)
         if mask is not None:
             mask_to_plane(mask[:1], 1, height, width)  # pieces would hide that the sizes differ
     places = tile_positions(height, width, side, max(1, side - side // CHOP_OVERLAP))
     run_steps = len(residual_shift_sigmas(model, steps)) - 1
     progress = RunProgress(model, run_steps * count * len(places))
 
+    def start_of(first: int, pictures: int, place: tuple[int, int]) -> Tensor | None:
+        if starts is None:
+            return None
+        corner = (scale * place[0], scale * place[1])
+        return cut_tile(starts[first : first + pictures], corner, scale * side).movedim(1, -1)
+
     def pieces(first: int, pictures: Tensor, holes: Tensor | None) -> Iterator[Tensor]:
         for number, place in enumerate(places):
             comfy.model_management.throw_exception_if_processing_interrupted()
             part = cut_tile(pictures.movedim(-1, 1), place, side).movedim(1, -1)
             hole = None if holes is None else cut_tile(holes, place, side)
-            inputs = prepare_resshift(model, vae, part, hole)
+            start = start_of(first, len(pictures), place)
+            inputs = prepare_resshift(model, vae, part, hole, start)
             done = run_steps * (first * len(places) + number * len(pictures))
             sampled = sample_resshift(
                 model,
@@ -126,7 +145,7 @@ def restore_with_resshift(
         seen = planes_to_image(visible_planes(pictures))
         holes = None if mask is None else mask[first : first + frames_at_once]
         finished = finish_restoration(
-            _merged(pieces(first, seen, holes), places, (height, width), network.record.scale),
+            _merged(pieces(first, seen, holes), places, (height, width), scale),
             0,
             0,
             reference=seen,

@@ -12,7 +12,7 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
-from ..model_loaders.resshift_sampling import ResShiftSampling
+from ..model_loaders.resshift_sampling import ResShiftSampling, check_sampling
 from ..samplers.chain import PredictType
 from ..samplers.residual_shift import sample_residual_shift
 from ..samplers.schedules import ResShiftSchedule, Spacing, sampling_sigmas
@@ -48,7 +48,7 @@ def residual_shift_sigmas(model: Any, steps: int, spacing: Spacing = "even") -> 
         ValueError: If the MODEL is another kind of model, or `steps` is out of range.
     """
     record = resshift_model(model).record
-    grid = model.get_model_object("model_sampling").grid.cpu()
+    grid = check_sampling(model.get_model_object("model_sampling")).grid.cpu()
     return sampling_sigmas(grid, steps or record.sampling_steps, spacing)
 
 

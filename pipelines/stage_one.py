@@ -31,7 +31,7 @@ from ..images.resize import (
 )
 from ..images.transparency import visible_planes
 from ..samplers.tiles import cut_tile, gaussian_weights, merge_tiles, tile_positions
-from .memory import is_out_of_memory, largest_side
+from .memory import is_out_of_memory, largest_side, room_beside, room_for
 
 logger = logging.getLogger("resshift-diffbir")
 
@@ -185,10 +185,15 @@ def stage_one_tile(upscale_model: Any) -> int:
 
     In pixels of the network's input, a multiple of 64.
     """
-    free: Any = comfy.model_management.get_free_memory(comfy.model_management.get_torch_device())
+    patcher = getattr(upscale_model, "patcher", None)
+    if patcher is not None:
+        room = room_beside(patcher)
+    else:
+        weights = comfy.model_management.module_size(upscale_model.model)
+        room = room_for(weights, comfy.model_management.get_torch_device())
     return largest_side(
         lambda side: estimate_memory(upscale_model, (side, side), side),
-        free - comfy.model_management.module_size(upscale_model.model),
+        room,
         LARGEST_TILE_PX,
         SIZE_MULTIPLE_PX,
     )
@@ -315,14 +320,16 @@ def _smaller_tile(height: int, width: int, tile: int) -> int:
 def _loaded(network: spandrel.ImageModelDescriptor, memory_required: int) -> Iterator[torch.device]:
     """Hold the network on its device as the ComfyUI that made it does."""
     network.eval()  # drop path of a SwinIR in training mode would make the result random
+    management = comfy.model_management
     patcher = getattr(network, "patcher", None)
-    if patcher is not None:
-        comfy.model_management.load_models_gpu([patcher], memory_required=memory_required)
+    # Layers of spandrel do not come to the device one by one, as --novram would have it.
+    if patcher is not None and management.vram_state != management.VRAMState.NO_VRAM:
+        management.load_models_gpu([patcher], memory_required=memory_required, force_full_load=True)
         yield patcher.load_device
         return
-    device = comfy.model_management.get_torch_device()
-    weights = comfy.model_management.module_size(network.model)
-    comfy.model_management.free_memory(weights + memory_required, device)
+    device = management.get_torch_device() if patcher is None else patcher.load_device
+    weights = management.module_size(network.model)
+    management.free_memory(weights + memory_required, device)
     try:
         network.to(device)
         yield device

@@ -16,6 +16,7 @@ import comfy.conds
 import comfy.model_management
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy.sampler_helpers import get_additional_models
 from torch import Tensor
 
 from ..model_loaders.resshift_model import ResShiftModel
@@ -166,6 +167,7 @@ def patch_tiles(
     tiles = _Tiles(side, -(-overlap // ratio), multiple, ratio, blend)
     patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, tiles.calc_cond_batch)
     patched.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, tiles.prepare_sampling)
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, tiles.outer_sample)
     return patched
 
 
@@ -277,6 +279,8 @@ class _Tiles:
         tile: Side of a tile in latent pixels; None takes it from free memory.
         side: The side that the current run takes.
         may_halve: Whether the current run still takes smaller tiles when memory runs out.
+        caches: EasyCache's state for the windows of a call, in the current run.
+        weights: Weights of tiles by size, overlap and device, in the current run.
     """
 
     def __init__(self, tile: int | None, overlap: int, multiple: int, ratio: int, blend: TileBlend):
@@ -287,19 +291,30 @@ class _Tiles:
         self.blend: TileBlend = blend
         self.side = tile or multiple
         self.may_halve = True
+        self.caches: dict[tuple[Window, ...], Any] = {}
+        self.weights: dict[tuple, Tensor] = {}
+
+    def outer_sample(self, executor: Callable[..., Tensor], *args: Any, **kw: Any) -> Tensor:
+        """Run, and leave nothing on the device."""
+        try:
+            return executor(*args, **kw)
+        finally:
+            self.caches.clear()
+            self.weights.clear()
 
     def prepare_sampling(
         self,
         executor: Callable[..., Any],
         model: Any,
         noise_shape: list[int],
+        conds: dict[str, list],
         *args: Any,
         **kw: Any,
     ) -> Any:
         """Begin a run, and let ComfyUI make room for a tile rather than for the whole latent."""
         self.may_halve = True
-        self.side = self.tile or self._side_by_memory(model, noise_shape)
-        return executor(model, _tile_shape(noise_shape, self.side), *args, **kw)
+        self.side = self.tile or self._side_by_memory(model, noise_shape, conds)
+        return executor(model, _tile_shape(noise_shape, self.side), conds, *args, **kw)
 
     def calc_cond_batch(
         self,
@@ -327,17 +342,43 @@ class _Tiles:
         # Only now, for until here the error holds what was computed.
         comfy.model_management.soft_empty_cache()
         self.side, self.may_halve = half, False
+        self.caches.clear()
         return self._in_tiles(executor, model, conds, x_in, timestep, model_options)
+
+    def _weights(self, height: int, width: int, overlap: int, device: torch.device) -> Tensor:
+        """Return the weights of a tile on a device; they are made and copied once in a run."""
+        key = (height, width, overlap, device)
+        if key not in self.weights:
+            weights = blend_weights(height, width, overlap, self.blend)
+            self.weights[key] = weights.float().to(device)
+        return self.weights[key]
+
+    def _options_for(self, group: list[Window], model_options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of a call, in which EasyCache keeps these windows by themselves.
+
+        It keeps what the model did to its last input, and would add one window's to another.
+        """
+        options = model_options.get("transformer_options", {})
+        shared = options.get("easycache")
+        if not hasattr(shared, "uuid_cache_diffs"):
+            return model_options
+        own = self.caches.get(tuple(group))
+        if own is None:
+            own = self.caches[tuple(group)] = shared.clone()
+            own.start_t, own.end_t = shared.start_t, shared.end_t
+        own.skip_current_step = False
+        return {**model_options, "transformer_options": {**options, "easycache": own}}
 
     def stride_of(self, side: int) -> int:
         """Return the distance of neighbouring tiles; the overlap's share of a tile is kept."""
         whole = self.tile or max(side, 2 * self.overlap)
         return max(1, side * (whole - self.overlap) // whole)
 
-    def _side_by_memory(self, model: Any, shape: list[int]) -> int:
+    def _side_by_memory(self, model: Any, shape: list[int], conds: dict[str, list]) -> int:
+        controls, _ = get_additional_models(conds, model.model_dtype())
         side = largest_side(
             lambda side: model.model.memory_required(_tile_shape(shape, side)),
-            room_beside(model),
+            room_beside(model, *controls, *model.get_nested_additional_models()),
             max(shape[-2:]),
             self.multiple,
         )
@@ -362,15 +403,16 @@ class _Tiles:
         for entry in (entry for branch in conds if branch is not None for entry in branch):
             _prepare_hints(entry, x_in, timestep, model_options)
         height, width = windows[0].height, windows[0].width
-        weights = blend_weights(height, width, side - stride, self.blend).float().to(x_in.device)
+        weights = self._weights(height, width, side - stride, x_in.device)
         totals = [torch.zeros(x_in.shape, device=x_in.device) for _ in conds]
         counts = torch.zeros(x_in.shape[-2:], device=x_in.device)
         for group in _groups(windows, model, conds, x_in):
+            options = self._options_for(group, model_options)
             comfy.model_management.throw_exception_if_processing_interrupted()
             controls: dict[int, Any] = {}
             cut = [_cut_branch(branch, group, x_in, controls) for branch in conds]
             x = torch.cat([window.cut(x_in) for window in group])
-            predicted = executor(model, cut, x, timestep.repeat(len(group)), model_options)
+            predicted = executor(model, cut, x, timestep.repeat(len(group)), options)
             for total, branch in zip(totals, predicted, strict=True):
                 for window, tile in zip(group, branch.chunk(len(group)), strict=True):
                     window.cut(total).add_(tile * weights)
@@ -407,7 +449,10 @@ def _windows_per_call(model: Any, shape: list[int], device: torch.device) -> int
     """Return how many windows of a shape fit into memory at once; on a CPU more gain nothing."""
     if comfy.model_management.is_device_cpu(device):
         return 1
-    free = comfy.model_management.get_free_memory(device)
+    if hasattr(model.current_patcher, "get_free_memory"):  # newer ComfyUI: what it could free too
+        free = model.current_patcher.get_free_memory(device)
+    else:
+        free = comfy.model_management.get_free_memory(device)
     return max(1, int(free // (MARGIN * model.memory_required(shape))))
 
 
@@ -538,4 +583,20 @@ def _window_control(control: Any, group: list[Window], batch: int) -> Any:
         own.control_input = None
     if control.previous_controlnet is not None:
         own.previous_controlnet = _window_control(control.previous_controlnet, group, batch)
+    own.multigpu_clones = {
+        device: _on_device(clone, own, device)
+        for device, clone in getattr(control, "multigpu_clones", {}).items()
+    }
+    return own
+
+
+def _on_device(clone: Any, window: Any, device: torch.device) -> Any:
+    """Return what ComfyUI runs on another device in the place of a windows' control."""
+    own = copy.copy(clone)
+    if window.cond_hint is not None:
+        own.cond_hint = window.cond_hint.to(device)
+    if hasattr(own, "control_input"):
+        own.control_input = None
+    if window.previous_controlnet is not None:
+        own.previous_controlnet = window.previous_controlnet.get_instance_for_device(device)
     return own

@@ -160,6 +160,7 @@ def test_a_child_is_stopped_when_the_work_fails():
     [
         ("test --all -- -k eta --pdb", dev.run_tests, ["-k", "eta", "--pdb"]),
         ("bench --quality -- x", dev.run_bench, ["--quality", "x"]),
+        ("bench --device --tiny", dev.run_bench, ["--device", "--tiny"]),
         ("serve --port 9000 -- --cpu", dev.run_serve, ["--cpu"]),
         (
             "models get v2 --folder x --convert",

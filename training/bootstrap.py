@@ -25,13 +25,14 @@ def find_comfyui() -> Path:
 
 
 def register_pack() -> None:
-    """Register the pack as the module `pack` and put ComfyUI on the path, on the CPU."""
+    """Register the pack as the module `pack` and put ComfyUI on the path."""
     pack = types.ModuleType("pack")
     pack.__path__ = [str(PACK_ROOT)]
     sys.modules["pack"] = pack
     # The script's own folder must not shadow other modules.
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != PACK_ROOT]
     sys.path.insert(0, str(find_comfyui()))
+    import torch
     from comfy.cli_args import args
 
-    args.cpu = True  # read when comfy.model_management is imported
+    args.cpu = not torch.cuda.is_available()  # read when comfy.model_management is imported

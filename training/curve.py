@@ -29,7 +29,7 @@ def draw_curve(run_folder: Path, path: Path) -> None:
     losses = read_columns(run_folder / "losses.csv")
     validation = read_columns(run_folder / "validation.csv")
     figure, axes = plt.subplots(2, 3, figsize=(12, 6.5), constrained_layout=True)
-    for axis, name in zip(axes[:, 0], ("mse", "structure"), strict=True):
+    for axis, name in zip(axes[:, 0], ("absolute", "structure"), strict=True):
         axis.plot(losses["step"], losses[name], ".", color="lightgrey", markersize=3)
         axis.plot(losses["step"], smoothed(losses[name]), color="black")
         axis.set_title(f"loss: {name}")

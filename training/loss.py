@@ -1,55 +1,79 @@
-"""The training loss: closeness to the target in pixels, features, structure and sharpness."""
+"""What the network is trained for, and how the parts are brought to one gradient.
+
+Every part is a number for each crop, taken on the picture. Their gradients with respect to the
+picture are scaled so that each has its stated share of the absolute error's, whatever its unit, and
+added: one pass back through the network then serves all.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..images.metrics import ssim
+from ..images.color import luminance
+from .discriminator import doubt
 from .features import FeatureDistance
-from .network import from_latent
+from .network import SCALE
 
-# Squared distances of the enlargement from its target, in latents of [-1, 1].
-TYPICAL_DISTANCE = 0.01
-LEAST_DISTANCE = 0.002
 # Squared difference of neighbouring pixels in [0, 1] below which a block counts as flat.
 FLAT_ENERGY = 3e-5
+# Low-quality pixels that the mean of a phase of the pixel shuffle is taken over, in each direction.
+PHASE_WINDOW = 4
+STRUCTURE_WINDOW = 8
+NORM_DECAY = 0.9
 
 
 @dataclass(frozen=True)
-class LossWeights:
-    """What the parts of the loss count.
+class LossShares:
+    """Size of the parts' gradients over that of the mean absolute error to the photograph.
 
     Attributes:
-        absolute: Weight of the mean absolute error beside the mean squared error, which counts 1.
-        feature: Weight of the feature distance.
-        feature_share: Share of a batch whose feature distance is taken; it is as costly as a third of
-            the network.
-        structure: Weight of what the structural similarity lacks to 1.
-        energy: Weight of the difference of local gradient energies.
+        structure: What the structural similarity to the photograph lacks to 1.
+        feature: Feature distance to the photograph and, where it is good, to the teacher's picture.
+        energy: Difference of local gradient energies from the teacher's picture.
+        phase: Unequal means of the phases of the pixel shuffle: a grid of dots.
+        adversarial: The discriminator's word.
     """
 
-    absolute: float = 0.1
-    feature: float = 0.012
-    feature_share: float = 0.34
-    structure: float = 0.2
-    energy: float = 0.006
+    structure: float = 0.5
+    feature: float = 1.5
+    energy: float = 0.15
+    phase: float = 0.6
+    adversarial: float = 0.6
+
+
+@dataclass
+class Goal:
+    """What a batch of crops is compared with.
+
+    Attributes:
+        photograph: `(B, 3, H, W)` in [0, 1].
+        teacher: Like `photograph`, the teacher's picture.
+        trust: `(B,)` 1 where the teacher's picture is nearer to the photograph than the start's.
+        detail: `(B,)` how much invented detail is asked for, 1 at the published noise.
+    """
+
+    photograph: Tensor
+    teacher: Tensor
+    trust: Tensor
+    detail: Tensor
 
 
 def energy_difference(image: Tensor, target: Tensor) -> Tensor:
     """Return how much sharper or softer `image` is than `target`, block by block.
 
-    A squared error alone answers doubt with blur. This one compares how strong the edges and the
+    An error in pixels answers doubt with blur. This one compares how strong the edges and the
     texture of a block are, not where exactly they lie.
 
     Args:
         image: `(B, 3, H, W)` in [0, 1].
         target: The same shape.
     Returns:
-        Mean absolute logarithm of the ratio of the blocks' gradient energies, a scalar.
+        `(B,)` mean absolute logarithm of the ratio of the blocks' gradient energies.
     """
 
     def energy(x: Tensor, block: int) -> Tensor:
@@ -62,43 +86,121 @@ def energy_difference(image: Tensor, target: Tensor) -> Tensor:
     differences = []
     for _ in range(2):
         ratio = (energy(image, 16) + FLAT_ENERGY) / (energy(target, 16) + FLAT_ENERGY)
-        differences.append(ratio.log().abs().mean())
+        differences.append(ratio.log().abs().mean(dim=(1, 2, 3)))
         image, target = F.avg_pool2d(image, 2), F.avg_pool2d(target, 2)
     return sum(differences)
 
 
+def structure_difference(image: Tensor, target: Tensor) -> Tensor:
+    """Return what the structural similarity of the luma lacks to 1, `(B,)`.
+
+    The windows are squares of `STRUCTURE_WINDOW` pixels with even weights, at every second place,
+    which costs a tenth of the Gaussian ones that pictures are judged by.
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1].
+        target: The same shape.
+    """
+    x, y = (luminance(t.float()) - 0.5 for t in (image, target))
+    maps = torch.cat([x, y, x * x, y * y, x * y], dim=1)  # (B, 5, H, W)
+    means = F.avg_pool2d(maps, STRUCTURE_WINDOW, 2)
+    mean_x, mean_y, square_x, square_y, product = means.split(1, dim=1)
+    variances = square_x - mean_x**2 + square_y - mean_y**2
+    covariance = product - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    level_x, level_y = mean_x + 0.5, mean_y + 0.5
+    similarity = (2 * level_x * level_y + c1) * (2 * covariance + c2)
+    similarity = similarity / ((level_x**2 + level_y**2 + c1) * (variances + c2))
+    return 1 - similarity.mean(dim=(1, 2, 3))
+
+
+def phase_difference(image: Tensor, target: Tensor) -> Tensor:
+    """Return how strong a grid with the period of the pixel shuffle `image` has over `target`.
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1].
+        target: The same shape.
+    Returns:
+        `(B,)` root mean square of what the means of the phases of the error differ by.
+    """
+    error = (image - target).mean(dim=1, keepdim=True)
+    phases = F.pixel_unshuffle(error, SCALE)  # (B, SCALE SCALE, h, w)
+    means = F.avg_pool2d(phases, PHASE_WINDOW, PHASE_WINDOW // 2)
+    pattern = means - means.mean(dim=1, keepdim=True)
+    return (pattern.square().mean(dim=(1, 2, 3)) + 1e-10).sqrt()
+
+
 class RestorationLoss:
-    """Squared and absolute error, a feature distance (the paper's regulariser), SSIM, sharpness."""
+    """The parts of the loss and the running sizes of their gradients.
 
-    def __init__(self, weights: LossWeights):
-        self.weights = weights
-        self.feature_distance = FeatureDistance() if weights.feature else None
+    Args:
+        shares: Sizes of the parts.
+        features: Feature distance.
+    """
 
-    def __call__(self, x_0: Tensor, target: Tensor, y: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of predicted latents against target latents, and its parts.
+    def __init__(self, shares: LossShares, features: FeatureDistance):
+        self.shares = shares
+        self.features = features
+        self.norms: dict[str, Tensor] = {}
 
-        A crop counts the less in pixels the farther the enlargement `y` is from its target: where
-        hardly anything of the picture is left nothing can be learnt, and its error drowns the rest.
+    def parts(
+        self, image: Tensor, goal: Goal, discriminator: nn.Module
+    ) -> dict[str, Callable[[], Tensor]]:
+        """Return functions that compute each part, weighted, as a scalar."""
+
+        def feature() -> Tensor:
+            to_photograph, to_teacher = self.features.distances(
+                image, [goal.photograph, goal.teacher]
+            )
+            return (to_photograph + 0.5 * goal.detail * goal.trust * to_teacher).mean()
+
+        def adversarial() -> Tensor:
+            with torch.autocast(image.device.type, torch.bfloat16):
+                scores = discriminator(image)
+            return (goal.detail * doubt(scores, photographs=True)).mean()
+
+        def structure() -> Tensor:
+            return structure_difference(image, goal.photograph).mean()
+
+        def energy() -> Tensor:
+            return (goal.detail * goal.trust * energy_difference(image, goal.teacher)).mean()
+
+        return {
+            "absolute": lambda: (image - goal.photograph).abs().mean(),
+            "structure": structure,
+            "feature": feature,
+            "energy": energy,
+            "phase": lambda: phase_difference(image, goal.photograph).mean(),
+            "adversarial": adversarial,
+        }
+
+    def gradient(
+        self, image: Tensor, goal: Goal, discriminator: nn.Module, *, adversarial: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the gradient with respect to the picture, and the parts' values, 0 for a share of 0.
+
+        Args:
+            image: `(B, 3, H, W)`, about [0, 1].
+            goal: What it is compared with.
+            discriminator: Of `discriminator.py`.
+            adversarial: Share of the adversarial part's full size.
         """
-        error = x_0 - target
-        distance = (y - target).square().mean(dim=(1, 2, 3))
-        counts = TYPICAL_DISTANCE / (distance + LEAST_DISTANCE)
-        squared = (counts * error.square().mean(dim=(1, 2, 3))).mean()
-        absolute = (counts.sqrt() * error.abs().mean(dim=(1, 2, 3))).mean()
-        loss = squared + self.weights.absolute * absolute
-        parts = {"mse": squared.item(), "l1": absolute.item()}
-        if self.feature_distance is not None:
-            count = math.ceil(self.weights.feature_share * len(x_0))
-            seen = (from_latent(x_0[:count]), from_latent(target[:count]))
-            feature = self.feature_distance(*seen).mean()
-            loss = loss + self.weights.feature * feature
-            parts["feature"] = feature.item()
-        if self.weights.structure:
-            structure = 1 - ssim(from_latent(x_0), from_latent(target)).float().mean()
-            loss = loss + self.weights.structure * structure
-            parts["structure"] = structure.item()
-        if self.weights.energy:
-            energy = energy_difference(from_latent(x_0), from_latent(target))
-            loss = loss + self.weights.energy * energy
-            parts["energy"] = energy.item()
-        return loss, parts
+        image = image.detach().float().requires_grad_()
+        shares = {"absolute": 1.0, **asdict(self.shares)}
+        shares["adversarial"] *= adversarial
+        total = torch.zeros_like(image)
+        values = {}
+        for name, compute in self.parts(image, goal, discriminator).items():
+            if not shares[name]:
+                values[name] = image.new_zeros(())
+                continue
+            value = compute()
+            (gradient,) = torch.autograd.grad(value, image)
+            gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+            norm = torch.linalg.vector_norm(gradient)
+            old = self.norms.get(name, norm)
+            self.norms[name] = torch.lerp(norm, old, NORM_DECAY)
+            scale = self.norms["absolute"] / (self.norms[name] + 1e-12)
+            total += shares[name] * scale * gradient
+            values[name] = value.detach()
+        return total, values

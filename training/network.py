@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
-import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ import torch.nn.functional as F
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 
-from ..images.resize import enlarge_bicubic
+from ..model_loaders.networks.compact import CompactConfig, CompactNet
 from ..model_loaders.networks.swin import SwinBlock, SwinLayer
 from ..model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
 from ..model_loaders.record import PIXEL_LATENT, ResShiftRecord
-from ..samplers.chain import posterior_step, predict_x_0, prior_sample, scale_input
+from ..samplers.chain import predict_x_0, prior_sample, scale_input
 from ..samplers.schedules import ResShiftSchedule
 
 SCALE = 4
@@ -35,11 +34,15 @@ CONFIG = SwinUNetConfig(
     num_heads=4,
     mlp_ratio=2.0,
     image_size=32,
+    cond_start=True,
+    start=CompactConfig(features=64, convolutions=32, scale=SCALE),
 )
 SCHEDULE = ResShiftSchedule(steps=4, kappa=2.0, min_noise_level=0.2)
 PREDICT_TYPE = "residual"
+SAMPLING_STEPS = 1
 EDGE_GAIN = 5.0
 NOISE_GAIN = 0.6
+START_PREFIX = "start."
 RECORD = ResShiftRecord(
     task="super-resolution of photographs",
     scale=SCALE,
@@ -51,12 +54,21 @@ RECORD = ResShiftRecord(
     predict_type=PREDICT_TYPE,
     autoencoder=PIXEL_LATENT,
     image_size=CONFIG.image_size,
+    sampling_steps=SAMPLING_STEPS,
 )
 
 
+def build_start(weights: dict[str, Tensor]) -> CompactNet:
+    """Return the network whose picture the chain starts around, frozen."""
+    start = CompactNet(CONFIG.start, operations=comfy.ops.disable_weight_init)
+    start.load_state_dict(weights)
+    return start.eval().requires_grad_(False)
+
+
 def build_network() -> SwinUNet:
-    """Return the network with first weights that make its output 0, the bicubic enlargement."""
-    network = SwinUNet(CONFIG, operations=comfy.ops.disable_weight_init)
+    """Return the trained part with first weights that make its output 0: the start's picture."""
+    config = replace(CONFIG, start=None)
+    network = SwinUNet(config, operations=comfy.ops.disable_weight_init)
     for name, parameter in network.named_parameters():
         if name.endswith(("bias", "relative_position_bias_table")):
             nn.init.zeros_(parameter)
@@ -85,24 +97,27 @@ def build_network() -> SwinUNet:
 
 @torch.no_grad()
 def _init_first_convolution(conv: nn.Conv2d) -> None:
-    """Let pairs of channels start as noise of known strength and edges of the low-quality image.
+    """Let channels start as filters of y and of the image, and every fourth as noise.
 
     GroupNorm has two channels a group here and forgets how strong a signal was, but not how strong
     it is beside the noise that the chain adds. Channels that mix both, as random weights do, drown
-    the image's three channels in the noise of 48: a thousand steps then teach nothing.
+    the picture in the noise of 48 channels: a thousand steps then teach nothing.
     """
     latent = CONFIG.latent_channels
-    lq_weights = torch.randn(conv.out_channels // 2, 3, 3, 3)
-    edges = lq_weights[: 3 * len(lq_weights) // 4]
-    edges[1::2] = edges[1::2].mean(dim=1, keepdim=True)  # the same in all colours
-    edges -= edges.mean(dim=(2, 3), keepdim=True)
-    edges *= EDGE_GAIN / edges.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
-    lq_weights[len(edges) :] /= lq_weights[0].numel() ** 0.5
+    seen = conv.in_channels - latent
+    filters = torch.randn(conv.out_channels, seen, 3, 3)
+    edges = filters[: 3 * len(filters) // 4]
+    edges -= edges.mean(dim=(1, 2, 3), keepdim=True)
+    filters /= filters.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
+    edges *= EDGE_GAIN
+    # Every second filter sees only the middle pixel: what is there, not how it changes.
+    filters[1::2, :, [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0
     conv.weight.zero_()
-    conv.weight[1::2, latent:] = lq_weights
-    for channel in range(0, conv.out_channels, 2):
+    conv.weight[:, latent:] = filters[torch.randperm(len(filters))]
+    for channel in range(0, conv.out_channels, 4):
         # Two neighbours inside a folded 4x4 block: their difference is mostly noise.
-        first = channel // 2 * SCALE % latent
+        first = channel // 4 * SCALE % latent
+        conv.weight[channel].zero_()
         conv.weight[channel, first, 1, 1] = NOISE_GAIN
         conv.weight[channel, first + 1, 1, 1] = -NOISE_GAIN
 
@@ -127,29 +142,35 @@ def from_latent(latent: Tensor) -> Tensor:
     return (F.pixel_shuffle(latent, SCALE) + 1) / 2
 
 
-def latent_of_lq(lq: Tensor) -> Tensor:
-    """Return y, the latent of the enlarged `lq` (B, 3, h, w) in [0, 1]."""
-    return to_latent(enlarge_bicubic(lq, SCALE))
+def latent_of_lq(start: nn.Module, lq: Tensor) -> Tensor:
+    """Return y, the latent of the picture that `start` makes of `lq` (B, 3, h, w) in [0, 1]."""
+    return to_latent(start(lq).float().clamp(0, 1))
 
 
 def predict(
-    network: nn.Module, x: Tensor, y: Tensor, lq: Tensor, index: Tensor, eta: Tensor
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    lq: Tensor,
+    index: Tensor,
+    eta: Tensor,
+    kappa: Tensor | float = SCHEDULE.kappa,
 ) -> Tensor:
     """Return the prediction of x_0.
 
     Args:
         network: The network.
         x: `(B, 48, h, w)` states of the chain.
-        y: Like `x`, the latents of the enlarged `lq`.
+        y: Like `x`, the latents of the start's pictures.
         lq: `(B, 3, h, w)` in [0, 1].
         index: `(B,)` int64 diffusion index of each state.
-        eta: `(T,)` float32 schedule.
+        eta: `(B, 1, 1, 1)` of the states.
+        kappa: Noise scale of the chain, like `eta` or a number.
     """
-    eta_t = eta[index].view(-1, 1, 1, 1)
-    scaled = scale_input(x, eta_t, SCHEDULE.kappa)
+    scaled = scale_input(x, eta, kappa)
     options = {"optimized_attention_override": attend}
-    output = network(scaled, index.float(), lq=lq * 2 - 1, transformer_options=options).float()
-    return predict_x_0(PREDICT_TYPE, output, x, y, eta_t, SCHEDULE.kappa)
+    output = network(scaled, index.float(), lq=lq * 2 - 1, y=y, transformer_options=options)
+    return predict_x_0(PREDICT_TYPE, output.float(), x, y, eta, kappa)
 
 
 def attend(
@@ -189,53 +210,55 @@ def attend(
 
 
 @torch.no_grad()
-def restore(network: nn.Module, lq: Tensor, generator: torch.Generator) -> Tensor:
-    """Return `lq` (B, 3, h, w) in [0, 1] restored by the published chain, in [0, 1]."""
-    eta = SCHEDULE.eta().float()
-    y = latent_of_lq(lq)
-
-    def noise() -> Tensor:
-        return torch.randn(y.shape, generator=generator)
-
-    x = prior_sample(y, noise(), eta[-1], SCHEDULE.kappa)
-    for i in reversed(range(SCHEDULE.steps)):
-        index = torch.full((lq.shape[0],), i)
-        x_0 = predict(network, x, y, lq, index, eta)
-        if i == 0:
-            return from_latent(x_0).clamp(0, 1)
-        x = posterior_step(x, x_0, noise(), eta[i], eta[i - 1], SCHEDULE.kappa)
-    raise AssertionError("a chain has at least one step")
+def restore(
+    network: nn.Module,
+    start: nn.Module,
+    lq: Tensor,
+    generator: torch.Generator,
+    kappa: float = SCHEDULE.kappa,
+) -> Tensor:
+    """Return `lq` (B, 3, h, w) in [0, 1] restored in one step, in [0, 1]."""
+    last = SCHEDULE.eta()[-1].float().to(lq.device)
+    y = latent_of_lq(start, lq)
+    noise = torch.randn(y.shape, generator=generator).to(y.device)
+    x = prior_sample(y, noise, last, kappa)
+    index = torch.full((len(lq),), SCHEDULE.steps - 1, device=lq.device)
+    x_0 = predict(network, x, y, lq, index, last.view(1, 1, 1, 1), kappa)
+    return from_latent(x_0).clamp(0, 1)
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], notes: dict[str, str]) -> None:
     """Write `weights` in 16 bit with the record and `notes` in the header, all at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {name: tensor.to(torch.float16).contiguous() for name, tensor in weights.items()}
-    metadata = {"resshift_config": RECORD.to_json(), **notes}
+    metadata = {**notes, "resshift_config": RECORD.to_json()}
     partial = path.with_suffix(".part")
     safetensors.torch.save_file(half, partial, metadata=metadata)
     partial.chmod(0o644)  # safetensors makes files that only their owner can read
     os.replace(partial, path)
 
 
-def publish_weights(source: Path, path: Path) -> None:
-    """Copy an exported file to `path` unless the file there has a better score."""
-    if exported_score(path) >= exported_score(source):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    shutil.copyfile(source, partial)
-    os.replace(partial, path)
+def publish_weights(source: Path, path: Path, residual: float) -> None:
+    """Write an exported file to `path` with what the network adds to the start made weaker.
 
-
-def exported_score(path: Path) -> float:
-    """Return the score that the header of an exported file states, minus infinity without one."""
-    if not path.exists():
-        return -math.inf
-    with safetensors.safe_open(path, framework="pt") as opened:
-        return float((opened.metadata() or {}).get("score", -math.inf))
+    Args:
+        source: A file of `save_weights`.
+        path: Where it goes.
+        residual: Factor of the last layer, and so of all that is added.
+    """
+    weights = load_weights(source)
+    for name in ("out.2.weight", "out.2.bias"):
+        weights[name] *= residual
+    with safetensors.safe_open(source, framework="pt") as opened:
+        notes = dict(opened.metadata())
+    save_weights(path, weights, {**notes, "residual": f"{residual:g}"})
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Return the weights of a file of `save_weights` in float32."""
     return {name: tensor.float() for name, tensor in safetensors.torch.load_file(path).items()}
+
+
+def trained_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a file without those of the start."""
+    return {name: w for name, w in weights.items() if not name.startswith(START_PREFIX)}

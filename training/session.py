@@ -1,21 +1,47 @@
-"""One call of the training command: photographs, pool, validation pictures, training."""
+"""One call of the training command: photographs, pool, training, figures."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
-from .data import credits_line, fetch_photographs
-from .pool import Pool, build_pool
-from .teacher import load_teacher
-from .trainer import Trainer, TrainSettings
-from .validation import build_cases, load_cases, save_cases, write_references
+from ..model_loaders.resshift import BUNDLED_MODEL_PATH
+from .curve import draw_curve
+from .data import credits_line, fetch_photographs, pack_photographs
+from .features import FeatureDistance, save_features
+from .network import (
+    START_PREFIX,
+    build_start,
+    load_weights,
+    publish_weights,
+    save_weights,
+    trained_weights,
+)
+from .pool import Pool, write_tiles
+from .start import read_start
+from .teacher import load_packed_teacher, load_teacher, pack_teacher
+from .trainer import CPU_SHAPES, Trainer, TrainSettings, append_row
+from .validation import build_cases, load_cases, measure, restore_all, save_cases, save_sheet
 
-LICENCE = "GPL-3.0-or-later"
+LICENCE = "GPL-3.0-or-later; start. BSD-3-Clause"
+START_CREDIT = (
+    "start: realesr-general-x4v3 of Real-ESRGAN, Copyright (c) 2021 Xintao Wang (BSD-3-Clause)"
+)
 TEACHER_CREDIT = "teacher RealESRGAN_x4plus by Xintao Wang et al. (BSD-3-Clause)"
 FEATURE_CREDIT = "feature distance on EfficientNet-Lite0 (Apache-2.0)"
+FIRST_SECONDS = 12.0
+TILES_TIMEOUT_S = 600
 
 
 def run_session(arguments: argparse.Namespace) -> None:
@@ -23,37 +49,170 @@ def run_session(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)  # without it, steps slow down several times as activations fade
-    cache: Path = arguments.cache
-    run_folder = cache / "runs" / arguments.run
-    run_folder.mkdir(parents=True, exist_ok=True)
-    cases_path = cache / "validation.pt"
-    prepare(cache, cases_path, arguments.pool_files)
-    if arguments.prepare_only:
+    if arguments.write_tiles is not None:
+        first, step = arguments.write_tiles
+        photographs = find_photographs(arguments)
+        for number in range(first, arguments.pool_files, step):
+            write_tiles(pool_folder(arguments), photographs, number, seed=0)
         return
+    if arguments.pack:
+        pack(arguments)
+        return
+    if arguments.publish:
+        publish_weights(arguments.publish, BUNDLED_MODEL_PATH, arguments.residual)
+        return
+    train(arguments)
 
-    settings = TrainSettings(minutes=arguments.minutes, seed=arguments.seed)
-    trainer = Trainer(settings, Pool(cache / "pool"), run_folder)
-    if trainer.state_path.exists():
-        trainer.load_state()
-        print(f"continuing at step {trainer.step}", flush=True)
-    elif arguments.resume_from:
-        trainer.start_from(arguments.resume_from)
-    cases = load_cases(cases_path)
-    write_references(run_folder / "references.csv", cases, trainer.loss.feature_distance)
+
+def pool_folder(arguments: argparse.Namespace) -> Path:
+    """Return where tiles lie."""
+    return arguments.cache / "pool"
+
+
+def find_photographs(arguments: argparse.Namespace) -> list[Path]:
+    """Return the photographs, the packed ones where a pack is given."""
+    if arguments.packed:
+        return sorted((arguments.packed / "photographs").glob("*.webp"))
+    return fetch_photographs(arguments.cache)
+
+
+def pack(arguments: argparse.Namespace) -> None:
+    """Write all that a training needs to a folder small enough to be carried."""
+    folder: Path = arguments.pack
+    pack_photographs(fetch_photographs(arguments.cache), folder / "photographs")
+    teacher = load_teacher(arguments.cache / "downloads")
+    pack_teacher(teacher, folder / "teacher.safetensors")
+    save_features(folder / "features.safetensors")
+    start = read_start(arguments.cache / "downloads")
+    save_weights(folder / "start.safetensors", start, {})
+    save_cases(folder / "validation.pt", build_cases(teacher))
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{folder}: {size / 2**20:.1f} MiB")
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train, and keep what comes of it."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    run_folder: Path = arguments.cache / "runs" / arguments.run
+    run_folder.mkdir(parents=True, exist_ok=True)
+    with tile_writers(arguments):
+        downloads = arguments.cache / "downloads"
+        if arguments.packed:
+            teacher = load_packed_teacher(arguments.packed / "teacher.safetensors")
+            features = FeatureDistance(arguments.packed / "features.safetensors")
+            start_weights = load_file(arguments.packed / "start.safetensors")
+            cases_path = arguments.packed / "validation.pt"
+        else:
+            teacher, features = load_teacher(downloads), FeatureDistance()
+            start_weights = read_start(downloads)
+            cases_path = arguments.cache / "validation.pt"
+            if not cases_path.exists():
+                save_cases(cases_path, build_cases(teacher))
+        cases = load_cases(cases_path) if arguments.judge else []
+        start = build_start({name: w.float() for name, w in start_weights.items()}).to(device)
+        features.to(device)
+        pool = Pool(pool_folder(arguments), device, teacher.to(device), start, features)
+        wait_for_tiles(pool)
+        settings = train_settings(arguments, device)
+        trainer = Trainer(settings, pool, start, features, device)
+        state = run_folder / "state.pt"
+        if state.exists():
+            trainer.load_state(state)
+            print(f"continuing at step {trainer.step}", flush=True)
+        elif arguments.resume_from:
+            trainer.start_from(trained_weights(load_weights(arguments.resume_from)))
+        if arguments.compile:
+            trainer.forward = torch.compile(trainer.network)
+
+        def export() -> None:
+            keep(trainer, start_weights, run_folder, cases)
+            trainer.save_state(state)
+
+        trainer.run(run_folder / "losses.csv", arguments.export_minutes, export)
+
+
+def train_settings(arguments: argparse.Namespace, device: torch.device) -> TrainSettings:
+    """Return the settings that the command line and the device ask for."""
+    usual = TrainSettings()
+    pairs = (given.split("=") for given in arguments.share)
+    shares = {name: float(share) for name, share in pairs}
+    return replace(
+        usual,
+        minutes=arguments.minutes,
+        seed=arguments.seed,
+        matrix_rate=arguments.rates * usual.matrix_rate,
+        other_rate=arguments.rates * usual.other_rate,
+        shapes=usual.shapes if device.type == "cuda" else CPU_SHAPES,
+        shares=replace(usual.shares, **shares),
+    )
+
+
+def keep(
+    trainer: Trainer,
+    start_weights: dict[str, Tensor],
+    run_folder: Path,
+    cases: list,
+) -> None:
+    """Export the averaged weights with the start's, and their figures where they are asked for."""
     notes = {
         "licence": LICENCE,
-        "credits": "; ".join([credits_line(), TEACHER_CREDIT, FEATURE_CREDIT]),
+        "credits": "; ".join([credits_line(), START_CREDIT, TEACHER_CREDIT, FEATURE_CREDIT]),
+        "training": trainer.summary(),
     }
-    trainer.run(cases, arguments.export, notes)
+    weights = {name: tensor.cpu() for name, tensor in trainer.average.state_dict().items()}
+    weights |= {f"{START_PREFIX}{name}": tensor for name, tensor in start_weights.items()}
+    minutes = round(trainer.seconds / 60)
+    save_weights(run_folder / f"export_{minutes:04d}.safetensors", weights, notes)
+    save_weights(
+        run_folder / "discriminator.safetensors",
+        {name: tensor.cpu() for name, tensor in trainer.discriminator.state_dict().items()},
+        {},
+    )
+    print(f"exported at step {trainer.step}", flush=True)
+    if cases:
+        restored = restore_all(trainer.average, trainer.start, cases, trainer.device)
+        figures = measure(cases, restored, trainer.loss.features, trainer.device)
+        figures = {"step": trainer.step, "minutes": trainer.seconds / 60, **figures}
+        append_row(run_folder / "validation.csv", figures)
+        print("validation " + " ".join(f"{k} {v:.4g}" for k, v in figures.items()), flush=True)
+        save_sheet(run_folder / "validation.png", cases, restored)
+        if (run_folder / "losses.csv").exists():
+            draw_curve(run_folder, run_folder / "curve.png")
 
 
-def prepare(cache: Path, cases_path: Path, pool_files: int) -> None:
-    """Make the pool and the validation pictures where they are missing."""
-    names = [cache / "pool" / f"tiles_{number:04d}.npz" for number in range(pool_files)]
-    if cases_path.exists() and all(name.exists() for name in names):
-        return
-    photographs = fetch_photographs(cache)
-    teacher = load_teacher(cache / "downloads")
-    if not cases_path.exists():
-        save_cases(cases_path, build_cases(teacher))
-    build_pool(cache / "pool", photographs, teacher, range(pool_files), seed=0)
+@contextmanager
+def tile_writers(arguments: argparse.Namespace) -> Iterator[None]:
+    """Write the pool's tiles in processes of their own meanwhile."""
+    command = [sys.executable, str(Path(sys.argv[0]).resolve()), "--threads", "1"]
+    command += ["--cache", str(arguments.cache), "--pool-files", str(arguments.pool_files)]
+    if arguments.packed:
+        command += ["--packed", str(arguments.packed)]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    writers = [
+        subprocess.Popen(
+            [*command, "--write-tiles", str(number), str(arguments.writers)], env=environment
+        )
+        for number in range(arguments.writers)
+    ]
+    try:
+        yield
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+
+
+def wait_for_tiles(pool: Pool) -> None:
+    """Read what there is of the pool, for some seconds; wait for its first file if there is none.
+
+    Raises:
+        TimeoutError: If none comes.
+    """
+    end = time.monotonic() + TILES_TIMEOUT_S
+    while not len(pool):
+        if time.monotonic() > end:
+            raise TimeoutError("no tiles were written; see what the writers printed")
+        pool.refresh(seconds=FIRST_SECONDS)
+        time.sleep(0.2)
+    pool.refresh(seconds=FIRST_SECONDS)
+    print(f"{len(pool)} tiles to begin with", flush=True)

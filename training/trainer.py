@@ -5,30 +5,31 @@ from __future__ import annotations
 import csv
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..samplers.chain import forward_sample, posterior_step, prior_sample
-from .curve import draw_curve
-from .loss import LossWeights, RestorationLoss
+from .discriminator import PatchDiscriminator, doubt
+from .features import FeatureDistance
+from .loss import Goal, LossShares, RestorationLoss
 from .muon import Muon, split_parameters
 from .network import (
     SCHEDULE,
     build_network,
+    from_latent,
     latent_of_lq,
-    load_weights,
     predict,
-    publish_weights,
-    save_weights,
     to_latent,
 )
 from .pool import Pool
-from .validation import Case, measure, restore_all, save_sheet, score
 
-LOG_EVERY = 20
+LOG_EVERY = 50
+# Noise scales that the network is shown; it learns to invent the less the smaller they are.
+KAPPAS = (0.25, 4.0)
 
 
 @dataclass(frozen=True)
@@ -39,182 +40,282 @@ class TrainSettings:
         minutes: Length of the whole training, all runs together; the learning rate falls with it.
         matrix_rate: Highest learning rate of Muon, for the inner layers' weights.
         other_rate: Highest learning rate of AdamW, for all the rest.
-        warmup_steps: Steps of linear growth to it.
+        discriminator_rate: Highest learning rate of the discriminator's AdamW.
+        warmup_steps: Steps of linear growth to them.
         final_rate: Learning rates at the end over the highest.
         weight_decay: Weight decay.
         clip: Largest norm of the gradient.
         ema: Decay of the averaged weights once they have ramped up.
         shapes: Height and width of low-quality crops, crops a step, and how often they are drawn.
-        chain_starts: Share of fresh crops that start a chain and stay in training until it ends;
-            the others are seen once, at a random place of the forward process.
-        loss: Weights of the loss.
-        validate_every: Steps between validations.
-        save_every_minutes: Minutes between saved states.
+        prior_share: Share of fresh crops that stand at the start of a chain, as in one step.
+        kappa_share: Share of those with another noise scale than the published one.
+        chain_share: Share of a batch that goes on from the step before.
+        quiet_steps: Steps before the discriminator is listened to.
+        ramp_steps: Steps in which it comes to be listened to fully.
+        shares: Sizes of the parts of the loss.
         seed: Seed of everything random.
     """
 
     minutes: float = 95.0
-    matrix_rate: float = 3e-3
-    other_rate: float = 1e-3
-    warmup_steps: int = 30
+    matrix_rate: float = 1.5e-3
+    other_rate: float = 5e-4
+    discriminator_rate: float = 4e-4
+    warmup_steps: int = 50
     final_rate: float = 0.01
     weight_decay: float = 0.01
     clip: float = 1.0
-    ema: float = 0.999
-    shapes: tuple[tuple[int, int, int, float], ...] = (
-        (32, 32, 8, 0.65),
-        (32, 64, 4, 0.2),
-        (64, 64, 2, 0.1),
-        (40, 56, 2, 0.05),
-    )
-    chain_starts: float = 0.25
-    loss: LossWeights = field(default_factory=LossWeights)
-    validate_every: int = 300
-    save_every_minutes: float = 5.0
+    ema: float = 0.998
+    shapes: tuple[tuple[int, int, int, float], ...] = ((64, 64, 64, 0.85), (96, 96, 28, 0.15))
+    prior_share: float = 0.75
+    kappa_share: float = 0.4
+    chain_share: float = 0.125
+    quiet_steps: int = 150
+    ramp_steps: int = 350
+    shares: LossShares = field(default_factory=LossShares)
     seed: int = 0
+
+
+CPU_SHAPES = ((32, 32, 8, 0.5), (48, 48, 4, 0.3), (64, 64, 2, 0.2))
 
 
 @dataclass
 class Batch:
-    """Crops and the states of their chains; every tensor has the batch first."""
+    """Crops and the states of their chains; every tensor has the batch first.
+
+    `index` and `kappa` stay on the CPU, so that nothing waits for the device to read them.
+
+    Attributes:
+        lq: `(B, 3, h, w)` in [0, 1].
+        photograph: `(B, 3, 4 h, 4 w)` in [0, 1].
+        teacher: Like `photograph`.
+        trust: `(B,)` 1 where the teacher's picture is to be trusted.
+        y: `(B, 48, h, w)` latents of the start's pictures.
+        x: Like `y`, the states.
+        index: `(B,)` int64 diffusion indices.
+        kappa: `(B, 1, 1, 1)` noise scales.
+    """
 
     lq: Tensor
-    target: Tensor
+    photograph: Tensor
+    teacher: Tensor
+    trust: Tensor
     y: Tensor
     x: Tensor
     index: Tensor
-    in_chain: Tensor
+    kappa: Tensor
 
     def select(self, chosen: Tensor) -> Batch:
         """Return the rows that `chosen` names."""
-        return Batch(**{name: value[chosen] for name, value in vars(self).items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{name: value[chosen.to(value.device)] for name, value in values.items()})
 
     @staticmethod
     def join(parts: list[Batch]) -> Batch:
         """Return the rows of all parts."""
-        return Batch(**{name: torch.cat([vars(p)[name] for p in parts]) for name in vars(parts[0])})
+        joined = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Batch)}
+        return Batch(**joined)
 
 
 class Trainer:
-    """Network, averaged weights, optimiser and clock of one training."""
+    """Network, averaged weights, discriminator, optimisers and clock of one training."""
 
-    def __init__(self, settings: TrainSettings, pool: Pool, run_folder: Path):
+    def __init__(
+        self,
+        settings: TrainSettings,
+        pool: Pool,
+        start: nn.Module,
+        features: FeatureDistance,
+        device: torch.device,
+    ):
         self.settings = settings
         self.pool = pool
-        self.run_folder = run_folder
+        self.start = start
+        self.device = device
         torch.manual_seed(settings.seed)
-        self.network = build_network()
-        self.average = build_network().requires_grad_(False)
+        made = {"device": device, "memory_format": torch.channels_last}
+        if device.type == "cpu":
+            made = {"device": device}
+        self.network = build_network().to(**made)
+        self.average = build_network().to(**made).requires_grad_(False)
         self.average.load_state_dict(self.network.state_dict())
+        self.discriminator = PatchDiscriminator().to(**made)
         matrices, rest = split_parameters(self.network)
         decay = settings.weight_decay
         adam = torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=decay)
-        self.optimizers = [
+        self.optimizers: list[tuple[torch.optim.Optimizer, float]] = [
             (Muon(matrices, lr=0.0, weight_decay=decay), settings.matrix_rate),
             (adam, settings.other_rate),
         ]
-        self.loss = RestorationLoss(settings.loss)
+        judging = torch.optim.AdamW(
+            self.discriminator.parameters(), lr=0.0, betas=(0.5, 0.99), weight_decay=0.0
+        )
+        self.judging = (judging, settings.discriminator_rate)
+        self.loss = RestorationLoss(settings.shares, features)
         self.eta = SCHEDULE.eta().float()
-        self.waiting: dict[tuple[int, int], Batch] = {}
+        self.waiting: dict[tuple[int, int], tuple[Batch, Tensor]] = {}
         self.step = 0
         self.seconds = 0.0
-        self.best = -math.inf
         self.forward: nn.Module = self.network
 
     # State
 
-    @property
-    def state_path(self) -> Path:
-        """Where the state of this training lies."""
-        return self.run_folder / "state.pt"
-
-    def save_state(self) -> None:
-        """Write everything that `load_state` needs."""
-        state = {
+    def state(self) -> dict:
+        """Return everything that `load_state` needs."""
+        return {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
+            "discriminator": self.discriminator.state_dict(),
+            "optimizers": [each.state_dict() for each, _ in [*self.optimizers, self.judging]],
+            "norms": self.loss.norms,
             "step": self.step,
             "seconds": self.seconds,
-            "best": self.best,
         }
-        partial = self.state_path.with_suffix(".part")
-        torch.save(state, partial)
-        partial.replace(self.state_path)
 
-    def load_state(self) -> None:
-        """Continue from the saved state."""
-        state = torch.load(self.state_path, weights_only=True)
+    def save_state(self, path: Path) -> None:
+        """Write `state`, and let go of the chains on their way, which a later run will not have."""
+        self.waiting.clear()
+        partial = path.with_suffix(".part")
+        torch.save(self.state(), partial)
+        partial.replace(path)
+
+    def load_state(self, path: Path) -> None:
+        """Continue from a saved state."""
+        state = torch.load(path, weights_only=True, map_location=self.device)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
-        for (optimizer, _), values in zip(self.optimizers, state["optimizers"], strict=True):
+        self.discriminator.load_state_dict(state["discriminator"])
+        optimizers = [each for each, _ in [*self.optimizers, self.judging]]
+        for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
-        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.loss.norms = state["norms"]
+        self.step, self.seconds = state["step"], state["seconds"]
 
-    def start_from(self, path: Path) -> None:
-        """Start from the weights of an exported file, with a fresh optimiser."""
-        self.network.load_state_dict(load_weights(path), strict=False)
-        self.average.load_state_dict(self.network.state_dict())
+    def start_from(
+        self, weights: dict[str, Tensor], discriminator: dict[str, Tensor] | None = None
+    ) -> None:
+        """Start from the weights of an exported file, with fresh optimisers."""
+        self.network.load_state_dict(weights)
+        self.average.load_state_dict(weights)
+        if discriminator is not None:
+            self.discriminator.load_state_dict(discriminator)
 
     # Steps
 
     def draw_batch(self, generator: torch.Generator) -> Batch:
-        """Return the chains that wait for this shape, filled up with fresh crops."""
-        shapes = self.settings.shapes
-        odds = torch.tensor([shape[3] for shape in shapes])
-        height, width, count, _ = shapes[int(torch.multinomial(odds, 1, generator=generator))]
+        """Return chains that go on from the last step of this shape, and fresh crops."""
+        settings = self.settings
+        odds = torch.tensor([shape[3] for shape in settings.shapes])
+        place = int(torch.multinomial(odds, 1, generator=generator))
+        height, width, count, _ = settings.shapes[place]
         waiting = self.waiting.pop((height, width), None)
-        parts = [] if waiting is None else [waiting]
-        fresh = count - (0 if waiting is None else len(waiting.index))
-        if fresh:
-            lq, teacher = self.pool.draw(fresh, height, width, generator)
-            target, y = to_latent(teacher), latent_of_lq(lq)
-            in_chain = torch.rand(fresh, generator=generator) < self.settings.chain_starts
-            index = torch.randint(SCHEDULE.steps, (fresh,), generator=generator)
-            index = torch.where(in_chain, SCHEDULE.steps - 1, index)
-            noise = torch.randn(y.shape, generator=generator)
-            eta = self.eta[index].view(-1, 1, 1, 1)
-            x = torch.where(
-                in_chain.view(-1, 1, 1, 1),
-                prior_sample(y, noise, eta, SCHEDULE.kappa),
-                forward_sample(target, y, noise, eta, SCHEDULE.kappa),
-            )
-            parts.append(Batch(lq, target, y, x, index, in_chain))
-        batch = Batch.join(parts)
-        # Some parts of the loss see the first crops only.
-        return batch.select(torch.randperm(count, generator=generator))
+        going_on = 0 if waiting is None else len(waiting[0].index)
+        fresh = self._fresh(count - going_on, height, width, generator)
+        if waiting is None:
+            return fresh
+        return Batch.join([self._moved_on(*waiting, generator), fresh])
 
-    def train_step(self) -> dict[str, float]:
+    def _fresh(self, count: int, height: int, width: int, generator: torch.Generator) -> Batch:
+        settings = self.settings
+        lq, photograph, teacher, trust = self.pool.draw(count, height, width, generator)
+        with torch.no_grad():
+            y = latent_of_lq(self.start, lq)
+
+        def chance() -> Tensor:
+            return torch.rand(count, generator=generator)
+
+        index = torch.randint(SCHEDULE.steps - 1, (count,), generator=generator)
+        starts = chance() < settings.prior_share
+        index = torch.where(starts, SCHEDULE.steps - 1, index)
+        least, most = (math.log(kappa) for kappa in KAPPAS)
+        other = torch.exp(least + (most - least) * chance())
+        is_other = starts & (chance() < settings.kappa_share)
+        kappa = torch.where(is_other, other, SCHEDULE.kappa).view(-1, 1, 1, 1)
+        eta, scale, starting = (
+            tensor.view(-1, 1, 1, 1).to(self.device) for tensor in (self.eta[index], kappa, starts)
+        )
+        noise = self._noise(y, generator)
+        x = torch.where(
+            starting,
+            prior_sample(y, noise, eta, scale),
+            forward_sample(to_latent(teacher), y, noise, eta, scale),
+        )
+        return Batch(lq, photograph, teacher, trust, y, x, index, kappa)
+
+    def _moved_on(self, batch: Batch, x_0: Tensor, generator: torch.Generator) -> Batch:
+        """Return the batch one step further down its chains."""
+        eta, eta_prev = (
+            self.eta[batch.index - k].view(-1, 1, 1, 1).to(self.device) for k in (0, 1)
+        )
+        noise, kappa = self._noise(x_0, generator), batch.kappa.to(self.device)
+        batch.x = posterior_step(batch.x, x_0, noise, eta, eta_prev, kappa)
+        batch.index = batch.index - 1
+        return batch
+
+    def _noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        seed = int(torch.randint(1 << 62, (), generator=generator))
+        own = torch.Generator(self.device).manual_seed(seed)
+        return torch.randn(like.shape, generator=own, device=self.device)
+
+    def train_step(self) -> dict[str, Tensor]:
         """Train on one batch; return the parts of the loss."""
-        generator = torch.Generator().manual_seed(self.settings.seed * 10_000_019 + self.step)
-        for optimizer, rate in self.optimizers:
+        settings = self.settings
+        generator = torch.Generator().manual_seed(settings.seed * 10_000_019 + self.step)
+        for optimizer, rate in [*self.optimizers, self.judging]:
             for group in optimizer.param_groups:
                 group["lr"] = rate * self.rate_share()
         batch = self.draw_batch(generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            x_0 = predict(self.forward, batch.x, batch.y, batch.lq, batch.index, self.eta)
-            loss, parts = self.loss(x_0, batch.target, batch.y)
+        eta, kappa, index = (
+            tensor.to(self.device, non_blocking=True)
+            for tensor in (self.eta[batch.index].view(-1, 1, 1, 1), batch.kappa, batch.index)
+        )
+        detail = kappa.flatten() / SCHEDULE.kappa
+        goal = Goal(batch.photograph, batch.teacher, batch.trust, detail)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            x_0 = predict(self.forward, batch.x, batch.y, batch.lq, index, eta, kappa)
+        image = from_latent(x_0)
+        parts = {}
+        if settings.shares.adversarial:
+            parts = self._judge(image.detach(), batch.photograph, detail)
+        self.discriminator.requires_grad_(False)
+        gradient, values = self.loss.gradient(
+            image, goal, self.discriminator, adversarial=self.adversarial_share()
+        )
+        self.discriminator.requires_grad_(True)
         self.network.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
-        if torch.isfinite(norm):
-            for optimizer, _ in self.optimizers:
-                optimizer.step()
-        self._continue_chains(batch, x_0.detach().float(), generator)
+        image.backward(gradient)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        for optimizer, _ in self.optimizers:
+            optimizer.step()
+        self._keep_chains(batch, x_0.detach(), generator)
         self.step += 1
         self._update_average()
-        return parts | {"norm": norm.item()}
+        return {**values, **parts, "norm": norm}
 
-    def _continue_chains(self, batch: Batch, x_0: Tensor, generator: torch.Generator) -> None:
-        goes_on = batch.in_chain & (batch.index > 0)
-        if not goes_on.any():
-            return
-        rest, x_0 = batch.select(goes_on), x_0[goes_on]
-        eta, eta_prev = (self.eta[rest.index - k].view(-1, 1, 1, 1) for k in (0, 1))
-        noise = torch.randn(x_0.shape, generator=generator)
-        rest.x = posterior_step(rest.x, x_0, noise, eta, eta_prev, SCHEDULE.kappa)
-        rest.index = rest.index - 1
-        self.waiting[tuple(batch.lq.shape[2:])] = rest
+    def _judge(self, fake: Tensor, photograph: Tensor, detail: Tensor) -> dict[str, Tensor]:
+        """Train the discriminator on one batch."""
+        optimizer, _ = self.judging
+        with torch.autocast(self.device.type, torch.bfloat16):
+            of_real, of_fake = self.discriminator(photograph), self.discriminator(fake)
+        real = doubt(of_real, photographs=True).mean()
+        made = (detail.clamp(max=1) * doubt(of_fake, photographs=False)).mean()
+        self.discriminator.zero_grad(set_to_none=True)
+        (real + made).backward()
+        optimizer.step()
+        return {"real": real.detach(), "made": made.detach()}
+
+    def adversarial_share(self) -> float:
+        """Return the share of the discriminator's full weight at this step."""
+        return min(1.0, max(0, self.step - self.settings.quiet_steps) / self.settings.ramp_steps)
+
+    def _keep_chains(self, batch: Batch, x_0: Tensor, generator: torch.Generator) -> None:
+        keep = int(self.settings.chain_share * len(batch.index))
+        order = torch.randperm(len(batch.index), generator=generator).tolist()
+        index, kappa = batch.index.tolist(), batch.kappa.flatten().tolist()
+        chosen = [k for k in order if index[k] > 0 and kappa[k] == SCHEDULE.kappa][:keep]
+        if chosen:
+            rows = torch.tensor(chosen)
+            kept = x_0[rows.to(self.device)]
+            self.waiting[tuple(batch.lq.shape[2:])] = (batch.select(rows), kept)
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -232,63 +333,51 @@ class Trainer:
 
     # The run
 
-    def run(self, cases: list[Case], export: Path, notes: dict[str, str]) -> None:
-        """Train until the time is up, validating, saving and exporting the best on the way."""
-        last = saved = time.monotonic()
-        recent: list[dict[str, float]] = []
+    def run(self, losses: Path, export_minutes: float, export: Callable[[], None]) -> None:
+        """Train until the time is up.
+
+        Args:
+            losses: CSV file of the parts of the loss.
+            export_minutes: Minutes between calls of `export`, which is also called at the end.
+            export: Keeps the averaged weights and the state, and may judge them.
+        """
+        last = exported = time.monotonic()
+        recent: list[dict[str, Tensor]] = []
         while self.seconds < 60 * self.settings.minutes:
             recent.append(self.train_step())
-            now = time.monotonic()
-            self.seconds += now - last
-            took, last = now - last, now
             if self.step % LOG_EVERY == 0:
-                means = {name: sum(p[name] for p in recent) / len(recent) for name in recent[0]}
+                means = {
+                    name: torch.stack([p[name] for p in recent if name in p]).mean().item()
+                    for name in recent[-1]
+                }
                 recent.clear()
                 row = {"step": self.step, "minutes": self.seconds / 60, **means}
-                append_row(self.run_folder / "losses.csv", row)
+                row["tiles"] = len(self.pool)
+                append_row(losses, row)
                 values = " ".join(f"{name} {value:.4f}" for name, value in means.items())
-                print(
-                    f"step {self.step} {self.seconds / 60:.1f} min {took:.2f} s "
-                    f"rate {self.rate_share():.3f} {values}",
-                    flush=True,
-                )
-            if self.step % self.settings.validate_every == 0 or self.step == 100:
-                self.validate(cases, export, notes)
-                self.pool.refresh()
-            if now - saved > 60 * self.settings.save_every_minutes:
-                self.save_state()
-                saved = now
-        self.validate(cases, export, notes)
-        self.save_state()
-        draw_curve(self.run_folder, self.run_folder / "curve.png")
+                print(f"{self.step} {self.seconds / 60:.2f} min {values}", flush=True)
+                self.pool.refresh(most=4, seconds=1.0)
+            now = time.monotonic()
+            self.seconds += now - last
+            last = now
+            if now - exported > 60 * export_minutes:
+                export()
+                exported = time.monotonic()
+        export()
 
-    def validate(self, cases: list[Case], export: Path, notes: dict[str, str]) -> None:
-        """Log the figures of the averaged weights and export them if they are the best so far."""
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            restored = restore_all(self.average, cases)
-        figures = measure(cases, restored, self.loss.feature_distance)
-        figures = {"step": self.step, "minutes": self.seconds / 60, **figures}
-        figures["score"] = score(figures)
-        append_row(self.run_folder / "validation.csv", figures)
-        print("validation " + " ".join(f"{k} {v:.4g}" for k, v in figures.items()), flush=True)
-        save_sheet(self.run_folder / "validation.png", cases, restored)
-        best_path = self.run_folder / "best.safetensors"
-        if figures["score"] > self.best:
-            self.best = figures["score"]
-            summary = (
-                f"{self.step} steps in {self.seconds / 60:.0f} minutes on "
-                f"{len(self.pool)} tiles; {asdict(self.settings)}"
-            )
-            notes = {**notes, "training": summary, "score": f"{self.best:.4f}"}
-            save_weights(best_path, self.average.state_dict(), notes)
-        publish_weights(best_path, export)
+    def summary(self) -> str:
+        """Return in one line how the averaged weights were trained."""
+        return (
+            f"{self.step} steps in {self.seconds / 60:.1f} minutes on {self.device.type},"
+            f" {len(self.pool)} tiles; {asdict(self.settings)}"
+        )
 
 
 def append_row(path: Path, row: dict[str, float]) -> None:
     """Add `row` to a CSV file, with a header if the file is new."""
     is_new = not path.exists()
     with path.open("a", encoding="utf-8", newline="") as table:
-        writer = csv.DictWriter(table, list(row))
+        writer = csv.DictWriter(table, list(row), extrasaction="ignore")
         if is_new:
             writer.writeheader()
         writer.writerow({name: f"{value:.5g}" for name, value in row.items()})

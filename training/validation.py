@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +43,11 @@ class Case:
     lq: Tensor
     teacher: Tensor
 
+    def to(self, device: torch.device) -> Case:
+        """Return the case with its pictures on a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("original", "lq", "teacher")}
+        return replace(self, **moved)
+
 
 def degrade_at(original: Tensor, level: str, seed: int) -> Tensor:
     """Return `original` (1, 3, H, W) degraded by a fixed recipe, `(1, 3, H / 4, W / 4)`.
@@ -62,12 +66,31 @@ def degrade_at(original: Tensor, level: str, seed: int) -> Tensor:
 def build_cases(
     teacher: nn.Module, pictures: Sequence[str] = PICTURES, longest_side: int = LONGEST_SIDE
 ) -> list[Case]:
-    """Return all pictures at all levels, reduced to `longest_side`."""
+    """Return pictures of scikit-image at all levels, reduced to `longest_side`."""
+    return degrade_all(teacher, {name: read_picture(name) for name in pictures}, longest_side)
+
+
+def read_picture(name: str) -> Tensor:
+    """Return a picture of scikit-image, `(1, 3, H, W)` in [0, 1]."""
+    pixels = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else None
+    pixels = getattr(skimage.data, name)() if pixels is None else pixels
+    return to_picture(pixels)
+
+
+def to_picture(pixels: np.ndarray) -> Tensor:
+    """Return 8-bit pixels `(H, W, 3)` or, grey, `(H, W)` as `(1, 3, H, W)` in [0, 1]."""
+    picture = torch.from_numpy(pixels.copy()).float() / 255
+    if picture.ndim == 2:
+        picture = picture.unsqueeze(2).expand(-1, -1, 3)
+    return picture.permute(2, 0, 1)[None].contiguous()
+
+
+def degrade_all(
+    teacher: nn.Module, originals: dict[str, Tensor], longest_side: int = LONGEST_SIDE
+) -> list[Case]:
+    """Return pictures `(1, 3, H, W)` by name at all levels, reduced to `longest_side`."""
     cases = []
-    for number, name in enumerate(pictures):
-        pixels = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else None
-        pixels = getattr(skimage.data, name)() if pixels is None else pixels
-        original = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+    for number, (name, original) in enumerate(originals.items()):
         factor = min(1.0, longest_side / max(original.shape[2:]))
         height, width = (int(factor * side) // 16 * 16 for side in original.shape[2:])
         original = resize_bicubic(original, height, width).clamp(0, 1)
@@ -80,12 +103,21 @@ def build_cases(
 
 def load_cases(path: Path) -> list[Case]:
     """Return the cases that `save_cases` wrote."""
-    return [Case(**fields) for fields in torch.load(path, weights_only=True)]
+
+    def unpacked(value: object) -> object:
+        return value.float() / 255 if isinstance(value, Tensor) else value
+
+    stored = torch.load(path, weights_only=True)
+    return [Case(**{name: unpacked(value) for name, value in case.items()}) for case in stored]
 
 
 def save_cases(path: Path, cases: list[Case]) -> None:
-    """Write the cases, so that the teacher is asked once only."""
-    torch.save([vars(case) for case in cases], path)
+    """Write the cases in 8 bit, so that the teacher is asked once only."""
+
+    def packed(value: object) -> object:
+        return (value * 255).round().to(torch.uint8) if isinstance(value, Tensor) else value
+
+    torch.save([{name: packed(v) for name, v in vars(case).items()} for case in cases], path)
 
 
 def gradient_energy(image: Tensor) -> Tensor:
@@ -94,12 +126,15 @@ def gradient_energy(image: Tensor) -> Tensor:
     return across + (image[..., 1:, :] - image[..., :-1, :]).square().mean()
 
 
-def restore_all(network: nn.Module, cases: list[Case]) -> list[Tensor]:
-    """Return every case restored by the published chain with fixed noise."""
+def restore_all(
+    network: nn.Module, start: nn.Module, cases: list[Case], device: torch.device
+) -> list[Tensor]:
+    """Return every case restored in one step with fixed noise."""
     restored = []
     for case in cases:
         generator = torch.Generator().manual_seed(SEED)
-        restored.append(restore(network, case.lq, generator))
+        with torch.autocast(device.type, torch.bfloat16):
+            restored.append(restore(network, start, case.lq.to(device), generator).cpu())
     return restored
 
 
@@ -108,12 +143,17 @@ def enlarge_all(cases: list[Case]) -> list[Tensor]:
     return [enlarge_bicubic(case.lq, SCALE).clamp(0, 1) for case in cases]
 
 
-def measure(cases: list[Case], restored: list[Tensor], distance: nn.Module) -> dict[str, float]:
+def measure(
+    cases: list[Case],
+    restored: list[Tensor],
+    distance: nn.Module,
+    device: torch.device,
+) -> dict[str, float]:
     """Return the mean figures of each level, named `<level>_<figure>`; see `measure_case`."""
     figures = {}
     for level in LEVELS:
         rows = [
-            measure_case(case, image, distance)
+            measure_case(case.to(device), image.to(device), distance)
             for case, image in zip(cases, restored, strict=True)
             if case.level == level
         ]
@@ -137,31 +177,6 @@ def measure_case(case: Case, image: Tensor, distance: nn.Module) -> dict[str, fl
         "teacher_ssim": ssim(image, case.teacher).item(),
         "energy": (gradient_energy(image) / gradient_energy(case.teacher)).item(),
     }
-
-
-def write_references(path: Path, cases: list[Case], distance: nn.Module) -> None:
-    """Write the figures of bicubic enlargement and of the teacher."""
-    pictures = {"bicubic": enlarge_all(cases), "teacher": [case.teacher for case in cases]}
-    lines = []
-    for name, images in pictures.items():
-        figures = measure(cases, images, distance)
-        lines.append(name + "," + ",".join(f"{key}={value:.4f}" for key, value in figures.items()))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def score(figures: dict[str, float]) -> float:
-    """Return what the best network is chosen by; higher is better.
-
-    Similarity to the original and to the teacher, less a part of the feature distance and of the
-    logarithm of the gradient energy over the teacher's.
-    """
-    return sum(
-        figures[f"{level}_teacher_ssim"]
-        + figures[f"{level}_ssim"]
-        - 0.1 * figures[f"{level}_feature"]
-        - 0.1 * abs(math.log(figures[f"{level}_energy"]))
-        for level in LEVELS
-    )
 
 
 def save_sheet(path: Path, cases: list[Case], restored: list[Tensor]) -> None:

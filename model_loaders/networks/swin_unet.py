@@ -16,6 +16,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor, nn
 
 from ...images.padding import multiple_above, reflect_pad_to
+from .compact import CompactConfig, CompactNet
 from .swin import SwinLayer
 
 CONDITION_BASE_CHANNELS = 16
@@ -39,6 +40,8 @@ class SwinUNetConfig:
         image_size: Side of the latent the network was trained at; decides windows and shifts.
         condition_stages: Times the low-quality image is halved to reach the latent's size.
         cond_mask: Whether the condition has a mask as its fourth channel.
+        cond_start: Whether the network also sees y itself, beside the state that hides it in noise.
+        start: The network inside the file whose picture y is; None where y is a plain enlargement.
         use_scale_shift_norm: Whether the timestep scales and shifts the norms.
         patch_norm: Whether the projections of the Swin layers have norms.
     """
@@ -56,6 +59,8 @@ class SwinUNetConfig:
     image_size: int = 64
     condition_stages: int = 0
     cond_mask: bool = False
+    cond_start: bool = False
+    start: CompactConfig | None = None
     use_scale_shift_norm: bool = True
     patch_norm: bool = False
 
@@ -114,6 +119,7 @@ class SwinUNet(nn.Module):
     ):
         super().__init__()
         self.config = config
+        self.in_channels = config.latent_channels  # read by ComfyUI's nodes
         self.dtype = dtype
         made = {"dtype": dtype, "device": device, "operations": operations}
         plain = {"dtype": dtype, "device": device}
@@ -151,9 +157,11 @@ class SwinUNet(nn.Module):
         )
         self.feature_extractor, feature_channels = _feature_extractor(config, made, plain)
 
-        first = operations.Conv2d(
-            config.latent_channels + feature_channels, widths[0], 3, padding=1, **plain
-        )
+        # Called for the latent that sampling starts around, not in `forward`.
+        self.start = CompactNet(config.start, **made) if config.start else None
+        seen = config.latent_channels * (2 if config.cond_start else 1) + feature_channels
+
+        first = operations.Conv2d(seen, widths[0], 3, padding=1, **plain)
         self.input_blocks = nn.ModuleList([LayerStack([first])])
         skip_channels = [widths[0]]
         channels = widths[0]
@@ -211,7 +219,8 @@ class SwinUNet(nn.Module):
             **kwargs: `lq` `(B, 3 f f, H, W)`, the low-quality image in [-1, 1] folded to the
                 latent's size by `pixel_unshuffle` with f = `config.condition_ratio`; `mask`
                 `(B, f f, H, W)`, folded alike, +1 in the hole and -1 outside, for networks with a
-                mask; `y_shift` like `x`, added to it.
+                mask; `y` like `x`, the latent that the chain starts around, for networks that see
+                it; `y_shift` like `x`, added to it.
         Returns:
             `(B, latent_channels, H, W)` in the dtype of `x`; its meaning is the predict type's.
         """
@@ -233,6 +242,7 @@ class SwinUNet(nn.Module):
         *,
         lq: Tensor,
         mask: Tensor | None = None,
+        y: Tensor | None = None,
         y_shift: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
@@ -249,7 +259,10 @@ class SwinUNet(nn.Module):
         condition = reflect_pad_to(condition, ratio * padded_height, ratio * padded_width)
         condition = self.feature_extractor(condition)
         x = reflect_pad_to(x, padded_height, padded_width)
-        x = torch.cat([x, condition], dim=1)
+        parts = [x, condition]
+        if self.config.cond_start:
+            parts.append(reflect_pad_to(y, padded_height, padded_width))
+        x = torch.cat(parts, dim=1)  # (B, seen, H, W)
 
         emb = timestep_embedding(timesteps, self.config.model_channels).to(x.dtype)
         emb = self.time_embed(emb)

@@ -63,9 +63,9 @@ def test_every_case_has_its_own_name():
 @pytest.mark.comfy
 @pytest.mark.parametrize("case", run.TINY, ids=lambda case: case.name)
 def test_a_tiny_case_runs(case, tmp_path):
-    from pack.benchmarks import cases, measuring
+    from pack.benchmarks import cases, measuring, weights
 
-    cases.write_checkpoints(tmp_path, tiny=True)
+    weights.write_checkpoints(tmp_path, tiny=True)
     built = cases.build(case.kind, case.size, case.batch, "fp32", tmp_path)
     measured = measuring.measure(built.call, torch.device("cpu"), 0)
     assert measured["flops"] > 0

@@ -16,8 +16,8 @@ import spandrel
 import torch
 from spandrel.architectures.SCUNet import SCUNet
 
-from pack.benchmarks.cases import RELEASED_UNET, RELEASED_VQ, random_weights
 from pack.benchmarks.diffbir import stage_one_network
+from pack.benchmarks.weights import RELEASED_UNET, RELEASED_VQ, random_weights
 from pack.model_loaders.resshift import load_bundled_model, load_resshift, load_vq_vae
 from pack.pipelines.stage_one import estimate_memory, remove_degradation
 from pack.tests.support.alone import call_alone, grown

@@ -12,7 +12,7 @@ from pack.model_loaders.detection import detect_swin_unet, detect_vq, without_bu
 from pack.model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
 from pack.model_loaders.networks.vq import VQAutoencoder, VQConfig
 from pack.tests.support.golden import GOLDEN, golden_manifest
-from pack.tests.support.tiny import OPERATIONS, TINY_UNET, TINY_VQ
+from pack.tests.support.tiny import OPERATIONS, STARTED_UNET, TINY_UNET, TINY_VQ
 
 pytestmark = pytest.mark.comfy
 
@@ -30,6 +30,8 @@ UNET_CONFIGS = {
     "two stages and mask": replace(TINY_UNET, condition_stages=2, cond_mask=True),
     "three stages, 8 channels": replace(TINY_UNET, condition_stages=3, latent_channels=8),
     "48 channels": replace(TINY_UNET, latent_channels=48),
+    "a start of its own": STARTED_UNET,
+    "sees its start": replace(TINY_UNET, latent_channels=48, cond_start=True),
     "blocks per level": replace(
         TINY_UNET, channel_mult=(1, 1, 3), num_res_blocks=(1, 3, 2), attention_levels=(True,) * 3
     ),

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pack.benchmarks.cases import PRESET, RELEASED_UNET, RELEASED_VQ
+from pack.benchmarks.weights import PRESET, RELEASED_UNET, RELEASED_VQ
 from pack.model_loaders.checkpoint import read_checkpoint
 from pack.model_loaders.networks.swin_unet import SwinUNet
 from pack.model_loaders.networks.vq import VQAutoencoder

@@ -19,10 +19,11 @@ from pack.model_loaders.networks.swin_unet import SwinUNet
 from pack.model_loaders.resshift import load_resshift, load_vq_vae
 from pack.model_loaders.resshift_model import fit_preview
 from pack.pipelines.sampling import patch_schedule
+from pack.pipelines.start import start_picture
 from pack.samplers.chain import PREDICT_TYPES, predict_x_0, scale_input
 from pack.samplers.schedules import ResShiftSchedule
 from pack.tests.support.golden import assert_close
-from pack.tests.support.objects import denoise, folded_pair, tiny_pair
+from pack.tests.support.objects import denoise, folded_pair, started_pair, tiny_pair
 from pack.tests.support.tiny import (
     INPAINT_RECORD,
     INPAINT_UNET,
@@ -224,6 +225,17 @@ def test_a_saved_model_loads_again_by_itself_and_predicts_the_same(tmp_path):
     assert again.model.record == model.model.record
     comfy.model_management.load_models_gpu([again])
     assert torch.equal(predict(again), predict(model))
+
+
+def test_a_saved_model_keeps_the_network_it_starts_from(tmp_path):
+    model, _ = started_pair(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    save_checkpoint(model, filename_prefix="saved", output_dir=str(out))
+    again = load_resshift(saved(out))
+    planes = picture(8, 8).movedim(-1, 1)
+    with torch.inference_mode():
+        assert torch.equal(start_picture(again, planes), start_picture(model, planes))
 
 
 def test_a_model_saved_with_patches_holds_them(tmp_path):

@@ -23,6 +23,14 @@ def folded(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    from pack.tests.support.objects import started_pair
+
+    with torch.inference_mode():
+        return started_pair(tmp_path_factory.mktemp("started"))
+
+
+@pytest.fixture(scope="module")
 def inpaint(tmp_path_factory):
     from pack.tests.support.objects import inpaint_pair
 

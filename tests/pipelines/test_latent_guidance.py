@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import comfy.model_management
 import comfy.model_sampling
 import comfy.sample
 import comfy.samplers
@@ -279,6 +281,65 @@ def test_pixel_guidance_works_on_weights_of_either_mode():
         for one in (loaded_inside, loaded_outside)
     ]
     assert_close(results[0], results[1], 1e-5)
+
+
+def test_pixel_guidance_runs_on_weights_that_comfyui_does_not_move():
+    """Those of the VAE may be in a buffer that the next layer overwrites: here they are spoilt."""
+    image = picture(64, 64)
+    guidance = LatentGuidance(0.001, space="rgb")
+    expected = sample(patch_latent_guidance(analytic_model(), image, guidance, vae=tiny_vae()))
+    with torch.inference_mode(False):
+        vae = tiny_vae()
+    decoder = vae.first_stage_model.decoder
+    calls = []
+
+    def spoil(*_: Any) -> None:
+        calls.append(1)
+        for weight in stored:
+            weight.fill_(torch.nan)
+
+    stored = list(decoder.requires_grad_(False).parameters())
+    hook = decoder.conv_in.register_forward_pre_hook(spoil)
+    found = sample(patch_latent_guidance(analytic_model(), image, guidance, vae=vae))
+    hook.remove()
+    assert len(calls) == 6  # three steps, each with a look at the clamped move
+    assert_close(found, expected, 1e-5)
+
+
+def test_pixel_guidance_asks_for_room_once_in_a_run(monkeypatch, vae):
+    asked = []
+    load = comfy.model_management.load_models_gpu
+
+    def watch(models: Any, **options: Any) -> Any:
+        asked.append(models)
+        return load(models, **options)
+
+    model = patch_latent_guidance(
+        analytic_model(), picture(64, 64), LatentGuidance(0.001, space="rgb", repeat=3), vae=vae
+    )
+    # Where the gradient is asked for; ComfyUI's own loading at the start of a run is not meant.
+    monkeypatch.setattr(latent_guidance.comfy.model_management, "load_models_gpu", watch)
+    sample(model)
+    assert len(asked) == 2  # the run's networks, then room for the decoder
+
+
+def test_pixel_guidance_out_of_memory_goes_on_in_smaller_tiles(vae, caplog):
+    guidance = LatentGuidance(0.01, space="rgb", clamp=False)
+    whole = wide_moves(vae, guidance)
+    decoder = vae.first_stage_model.decoder
+
+    def refuse(_: Any, inputs: tuple[Tensor]) -> None:
+        if inputs[0].shape[-2] * inputs[0].shape[-1] > 20 * 20:
+            raise comfy.model_management.OOM_EXCEPTION("out of memory")
+
+    hook = decoder.register_forward_pre_hook(refuse)
+    cut = wide_moves(vae, guidance)
+    hook.remove()
+    for moved, expected in zip(cut, whole, strict=True):
+        assert (moved - expected).std() < NEAR_WHOLE * expected.std()
+    (said,) = (text for text in caplog.messages if "gradient of decoding" in text)
+    assert "320 pixels" in said
+    assert "tiles of 160" in said
 
 
 def test_pixel_guidance_brings_the_decoded_picture_nearer(vae):

@@ -11,6 +11,7 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from pack.images.metrics import psnr
+from pack.images.niqe import niqe
 from pack.pipelines.measure import PERCEPTUAL_SCORES, load_perceptual, measure_images
 
 pytestmark = pytest.mark.comfy
@@ -88,18 +89,20 @@ def test_the_limited_range_is_the_luma_of_matlab():
 
 
 def test_the_report_has_a_row_for_each_picture_and_their_mean():
-    image, reference = pair(3)
+    image, reference = pair(3, 100, 196)
     rows = measure_images(image, reference).report.splitlines()[2:6]
     figures = [[float(cell) for cell in row.split("|")[2:-1]] for row in rows]
     for number in range(3):
         alone = measure_images(image[number : number + 1], reference[number : number + 1])
         assert rows[number].split("|")[1].strip() == str(number + 1)
         wanted = [alone.psnr_y, alone.ssim_y, alone.psnr_rgb, alone.ssim_rgb, alone.gmsd]
-        assert figures[number] == pytest.approx(wanted, abs=0.006)
+        wanted.append(alone.niqe)
+        assert figures[number] == pytest.approx(wanted, abs=0.006, nan_ok=True)
         assert "mean" not in alone.report
     assert rows[3].split("|")[1].strip() == "mean"
     assert len({len(row) for row in rows}) == 1
-    assert figures[3] == pytest.approx(np.mean(figures[:3], axis=0).tolist(), abs=0.011)
+    wanted = np.mean(figures[:3], axis=0).tolist()
+    assert figures[3] == pytest.approx(wanted, abs=0.011, nan_ok=True)
 
 
 def test_the_report_names_its_conventions():
@@ -123,13 +126,32 @@ def test_one_reference_serves_a_batch_and_alpha_does_not_count():
     several = measure_images(image, reference[:1])
     spread = measure_images(image, reference[:1].expand(2, -1, -1, -1))
     with_alpha = torch.cat([image, torch.rand(2, 32, 44, 1)], dim=-1)
-    assert several == spread == measure_images(with_alpha, reference[:1])
+    assert several.report == spread.report == measure_images(with_alpha, reference[:1]).report
 
 
 def test_values_outside_the_range_are_limited_as_saving_would():
     image, reference = pair()
     wild = (image - 0.5) * 3 + 0.5
-    assert measure_images(wild, reference) == measure_images(wild.clamp(0, 1), reference)
+    limited = measure_images(wild.clamp(0, 1), reference)
+    assert measure_images(wild, reference).report == limited.report
+
+
+def test_niqe_looks_at_the_images_alone_and_needs_two_blocks():
+    image, reference = pair(2, 100, 196)
+    expected = niqe(image.movedim(-1, 1)).mean().item()
+    assert measure_images(image, reference).niqe == pytest.approx(expected)
+    assert measure_images(image, image).niqe == pytest.approx(expected)
+    small = measure_images(image, reference, border=4)
+    assert math.isnan(small.niqe)
+    assert " nan |" in small.report
+
+
+def test_pyiqas_niqe_stands_beside_the_packs_own(monkeypatch):
+    monkeypatch.setattr(
+        "pack.pipelines.measure.load_perceptual", lambda _: (lambda x, _: x.mean(), True)
+    )
+    header = measure_images(*pair(), perceptual="NIQE, no reference").report.splitlines()[0]
+    assert [cell.strip() for cell in header.split("|")[-3:-1]] == ["NIQE", "NIQE (pyiqa)"]
 
 
 def test_the_smallest_picture_is_that_of_the_window():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -263,7 +264,7 @@ def test_a_fixed_tile_does_not_depend_on_free_memory(sd, monkeypatch):
         force_free_memory(monkeypatch, free)
         results.append(denoise(model, noise(), text(1), text(2)))
     # ComfyUI joins the two branches in one call where memory is there.
-    assert_close(*results, 1e-4)
+    assert_close(*results, 3e-4)  # of a range of 29
 
 
 def test_an_unknown_choice_of_the_tile_is_refused(sd):
@@ -326,3 +327,57 @@ def test_gligen_boxes_are_refused(sd):
     boxes[0][1]["gligen"] = ("position", tiny_model(), [])
     with pytest.raises(ValueError, match="GLIGEN"):
         denoise(patch_tiles(sd, 128, 64), noise(), boxes, text(2))
+
+
+def test_by_memory_control_networks_need_room_too(sd, control_net, monkeypatch):
+    """The tile that would fit without them is not taken."""
+    seen: list[int] = []
+    room = tiles.room_beside
+
+    def watch(*patchers: Any) -> float:
+        seen.append(len(patchers))
+        return room(*patchers)
+
+    monkeypatch.setattr(tiles, "room_beside", watch)
+    model = patch_tiles(sd, 128, 32, choice="auto (by memory)")
+    denoise(model, noise(), *with_control(control_net, picture(192, 320)))
+    assert seen == [2]
+
+
+def cached(model: Any, threshold: float) -> Any:
+    node = nodes.NODE_CLASS_MAPPINGS["EasyCache"]
+    return node.execute(model, threshold, 0.15, 0.95, False).result[0]
+
+
+@pytest.mark.parametrize("order", ["cache, then tiles", "tiles, then cache"])
+def test_easycache_keeps_each_tile_by_itself(order):
+    """Tiles that share one cache were off by more than twice what the cache costs by itself."""
+    asyncio.run(nodes.init_builtin_extra_nodes())
+    model = tiny_model()
+    x = noise((1, 4, 8, 16))
+    x[..., 8:] *= 3  # two tiles that have nothing in common
+
+    def run(patched: Any) -> Tensor:
+        return comfy.sample.sample(
+            patched, x, 20, 4.0, "euler", "simple", text(1), text(2), torch.zeros_like(x),
+            disable_pbar=True, seed=0,
+        )  # fmt: skip
+
+    def cost(make: Any, plain: Tensor) -> float:
+        return ((run(make) - plain).norm() / plain.norm()).item()
+
+    whole = cost(cached(model, 1.0), run(model))
+    tiled = patch_tiles(model, 64, 0)
+    both = patch_tiles(cached(model, 1.0), 64, 0)
+    if order == "tiles, then cache":
+        both = cached(tiled, 1.0)
+    found = cost(both, run(tiled))
+    assert 0 < found < 1.5 * whole, (found, whole)
+
+
+def test_a_run_in_tiles_leaves_nothing_behind(sd):
+    model = patch_tiles(sd, 128, 32)
+    denoise(model, noise(), text(1), text(2))
+    state = model.get_wrappers("calc_cond_batch", "restoration_tiles")[0].__self__
+    assert not state.weights
+    assert not state.caches

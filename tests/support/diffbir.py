@@ -174,7 +174,8 @@ class Projection(nn.Module):
         return F.conv2d(F.pixel_unshuffle(image, 8), weight)
 
     def decode(self, latent: Tensor, **_: Any) -> Tensor:
-        weight = torch.linalg.pinv(self.projection.double())[..., None, None].to(latent)
+        inverse = torch.linalg.pinv(self.projection.cpu().double())  # not every device has float64
+        weight = inverse[..., None, None].to(latent)
         return F.pixel_shuffle(F.conv2d(latent, weight), 8)
 
 

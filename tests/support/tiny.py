@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pack.model_loaders.networks.compact import CompactConfig
 from pack.model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
 from pack.model_loaders.networks.vq import VQAutoencoder, VQConfig
 from pack.model_loaders.record import ResShiftRecord
@@ -45,6 +46,10 @@ TINY_RECORD = ResShiftRecord("super-resolution", 4, 4, 0.2, "tiny_vq.safetensors
 
 FOLDED_UNET = replace(TINY_UNET, latent_channels=48)
 FOLDED_RECORD = replace(TINY_RECORD, predict_type="residual", autoencoder="bundled")
+# As the bundled one: it starts around the picture of a network in its own file.
+STARTED_UNET = replace(
+    FOLDED_UNET, cond_start=True, start=CompactConfig(features=8, convolutions=2, scale=4)
+)
 INPAINT_UNET = replace(TINY_UNET, condition_stages=2, cond_mask=True)
 INPAINT_RECORD = replace(TINY_RECORD, task="inpainting", scale=1)
 

@@ -1,0 +1,122 @@
+"""Measures of two faults that networks which enlarge leave, and that other figures overlook.
+
+A network that ends in a pixel shuffle can draw a grid of dots with the shuffle's period, which looks
+like sharpness to any measure of gradients. One that cannot tell noise from texture leaves blotches
+where the photograph is flat.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .color import luminance
+
+GRID_BLOCK = 32
+# Bins of a block's spectrum at the periods of 2 and 4 pixels, and 0, in one direction.
+GRID_BINS = (0, 8, 16, 24)
+# Bins beside one of these that the window spreads it to, and those that it is compared with.
+SPREAD = 1
+BESIDE = 3
+# Noise of half a grey level: what is weaker than that is not seen.
+UNSEEN = 0.5 / 255
+
+# Pixels in each direction that are averaged before anything is smoothed; then sizes in pixels.
+POOL = 4
+BLOTCH_SIGMA = 5.0
+FIELD_SIGMA = 20.0
+FLAT_SIGMA = 8.0
+# Spread of the original's luma around a pixel below which its surroundings are flat.
+FLAT_SPREAD = 6 / 255
+
+
+def grid_energy(image: Tensor, reference: Tensor) -> Tensor:
+    """Return how strong a grid with a period of 2 or 4 pixels `image` has over `reference`.
+
+    The power of the luma's spectrum at those periods over that at the frequencies beside them, mean
+    over overlapping blocks of 32 pixels, divided by the same of the reference. 1 is as clean as the
+    reference; enlargements by interpolation have less.
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1], both sides at least 32.
+        reference: Like `image`, a photograph or whatever is known to be clean.
+    Returns:
+        `(B,)` float64.
+    """
+    return _grid_ratio(image) / _grid_ratio(reference)
+
+
+def _grid_ratio(image: Tensor) -> Tensor:
+    luma = luminance(image.double())[:, 0]
+    step = GRID_BLOCK // 2
+    blocks = luma.unfold(1, GRID_BLOCK, step).unfold(2, GRID_BLOCK, step)
+    window = torch.hann_window(GRID_BLOCK, dtype=luma.dtype, device=luma.device)
+    window = window[:, None] * window
+    blocks = (blocks - blocks.mean(dim=(-2, -1), keepdim=True)) * window
+    power = torch.fft.fft2(blocks).abs().square() / window.square().sum()
+    power = power + UNSEEN**2
+    flat = power.flatten(-2)
+    grid, beside = _grid_places().to(flat)
+    ratios = (flat @ grid.T) / (flat @ beside.T)
+    return ratios.mean(dim=(1, 2, 3))
+
+
+def _grid_places() -> Tensor:
+    """Return what picks the grid's bins, and what takes the mean of those beside each of them.
+
+    Returns:
+        `(2, 15, 1024)`: weights of the bins of a block's spectrum. Bins that the window spreads the
+        grid's own power to are in neither.
+    """
+    bins = torch.arange(GRID_BLOCK)
+    places = [(row, column) for row in GRID_BINS for column in GRID_BINS if row or column]
+    weights = torch.zeros(2, len(places), GRID_BLOCK, GRID_BLOCK)
+    for number, place in enumerate(places):
+        away = [((bins - k + BESIDE) % GRID_BLOCK - BESIDE).abs() for k in place]
+        distance = torch.maximum(away[0][:, None], away[1][None])
+        weights[0, number] = distance == 0
+        weights[1, number] = (distance > SPREAD) & (distance <= BESIDE)
+    weights[1] /= weights[1, 0].sum()
+    return weights.flatten(-2)
+
+
+def blotches(image: Tensor, reference: Tensor) -> Tensor:
+    """Return how blotchy `image` is where `reference` is flat, in grey levels of 255.
+
+    The error is smoothed, so that grain does not count, and freed of what varies over a wide field,
+    so that a change of colour or brightness as a whole does not. What is left is taken as the root
+    mean square over channels and flat places.
+
+    Args:
+        image: `(B, 3, H, W)` in [0, 1], both sides at least 4.
+        reference: Like `image`, the original.
+    Returns:
+        `(B,)` float64; 0 where nothing is flat.
+    """
+    image, reference = image.double(), reference.double()
+    luma = luminance(reference)
+    means = F.avg_pool2d(torch.cat([luma, luma.square(), image - reference], dim=1), POOL)
+    moments, error = means[:, :2], means[:, 2:]
+    mean, square = _blur(moments, FLAT_SIGMA).split(1, dim=1)
+    is_flat = ((square - mean.square()).clamp(min=0).sqrt() < FLAT_SPREAD).to(image.dtype)
+    band = _flat_mean(error, is_flat, BLOTCH_SIGMA) - _flat_mean(error, is_flat, FIELD_SIGMA)
+    total = (band.square().mean(dim=1, keepdim=True) * is_flat).sum(dim=(1, 2, 3))
+    return 255 * (total / is_flat.sum(dim=(1, 2, 3)).clamp(min=1)).sqrt()
+
+
+def _flat_mean(error: Tensor, is_flat: Tensor, sigma: float) -> Tensor:
+    """Return the smoothed error of the flat places alone, so that errors at edges do not leak in."""
+    return _blur(error * is_flat, sigma) / _blur(is_flat, sigma).clamp(min=1e-6)
+
+
+def _blur(x: Tensor, sigma: float) -> Tensor:
+    """Return the pooled `x` smoothed by a Gaussian of so many pixels, its border repeated."""
+    sigma = sigma / POOL
+    radius = round(3 * sigma)
+    offset = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.exp(-(offset**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, -1)
+    x = F.pad(x, [radius] * 4, mode="replicate")
+    x = F.conv2d(x, kernel.unsqueeze(-1), groups=x.shape[1])
+    return F.conv2d(x, kernel.unsqueeze(-2), groups=x.shape[1])

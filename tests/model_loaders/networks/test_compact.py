@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import comfy.ops
+import pytest
+import spandrel
+import torch
+
+from pack.model_loaders.networks.compact import CompactConfig, CompactNet
+from pack.tests.support.golden import assert_close
+
+pytestmark = pytest.mark.comfy
+
+
+@pytest.mark.parametrize("config", [CompactConfig(16, 3, 4), CompactConfig(24, 2, 2)])
+def test_the_published_structure_gives_the_same_picture(config):
+    generator = torch.Generator().manual_seed(3)
+    network = CompactNet(config, operations=comfy.ops.disable_weight_init).eval()
+    for parameter in network.parameters():
+        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    published = spandrel.ModelLoader().load_from_state_dict(network.state_dict()).model.eval()
+    image = torch.rand(2, 3, 11, 14, generator=generator)
+    with torch.inference_mode():
+        made = network(image)
+        assert made.shape == (2, 3, 11 * config.scale, 14 * config.scale)
+        assert_close(made, published(image), 1e-5)
+
+
+def test_slopes_follow_the_dtype_of_the_picture():
+    network = CompactNet(CompactConfig(8, 2, 4), operations=comfy.ops.manual_cast).eval()
+    for parameter in network.parameters():
+        parameter.data.normal_(0, 0.1)
+    with torch.inference_mode():
+        assert network(torch.rand(1, 3, 8, 8).bfloat16()).dtype == torch.bfloat16

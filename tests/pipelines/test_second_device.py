@@ -1,0 +1,180 @@
+"""Whole restorations on an emulated card: no mixed devices, no copies or looks at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pack.pipelines import tiles
+from pack.pipelines.conditioning import prepare_resshift
+from pack.pipelines.control import prepare_diffbir
+from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
+from pack.pipelines.diffbir_sampling import sample_diffbir
+from pack.pipelines.finish import correct_color, finish_restoration
+from pack.pipelines.latent_guidance import LatentGuidance, patch_latent_guidance
+from pack.pipelines.restore import restore_with_resshift
+from pack.pipelines.restore_diffbir import restore_with_diffbir
+from pack.pipelines.sampling import sample_resshift
+from pack.pipelines.tiles import patch_tiles
+from pack.tests.support import second_device
+from pack.tests.support.diffbir import (
+    projection_vae,
+    text,
+    tiny_control_net,
+    tiny_model,
+    tiny_vae,
+    tiny_weights,
+)
+from pack.tests.support.objects import folded_pair, inpaint_pair, tiny_pair
+from pack.tests.support.second_device import MODES, Mode, card, comfyui_on, counted, library
+from pack.tests.support.tiny import picture
+
+SKIPPED = second_device.reason_to_skip()
+pytestmark = [pytest.mark.comfy, pytest.mark.skipif(SKIPPED is not None, reason=str(SKIPPED))]
+if SKIPPED is None:
+    library()  # torch counts devices at the first gradient of a process, of whichever test
+
+
+@pytest.fixture(params=list(MODES))
+def mode(request) -> Iterator[Mode]:
+    with comfyui_on(MODES[request.param]), torch.inference_mode():
+        yield MODES[request.param]
+
+
+def resshift(folder) -> Tensor:
+    return restore_with_resshift(*tiny_pair(folder), picture(10, 13), seed=1)
+
+
+def bundled(folder) -> Tensor:
+    return restore_with_resshift(*folded_pair(folder), picture(10, 13, 4), seed=1)
+
+
+def inpainting(folder) -> Tensor:
+    mask = torch.zeros(1, 40, 40)
+    mask[:, 10:20, 10:20] = 1
+    return restore_with_resshift(*inpaint_pair(folder), picture(40, 40), mask=mask, seed=1)
+
+
+def tiled(folder) -> Tensor:
+    model, vae = tiny_pair(folder)
+    inputs = prepare_resshift(model, vae, picture(16, 24))
+    latent = sample_resshift(patch_tiles(model, 32, 8), inputs.positive, inputs.latent, seed=1)
+    return vae.decode(latent["samples"])
+
+
+def diffbir(folder) -> Tensor:
+    options = {"preset": DIFFBIR_PRESETS["v2"], "steps": 2, "cfg": 4.0, "rules": "none"}
+    return restore_with_diffbir(tiny_weights(folder), picture(64, 80), seed=1, **options)
+
+
+def guided(folder, space: str, **options: Any) -> Tensor:
+    model, vae = tiny_model(), tiny_vae()
+    image = picture(64, 64)
+    inputs = prepare_diffbir(text(1), text(2), tiny_control_net(folder), vae, image)
+    guidance = LatentGuidance(0.3, fidelity=0.1, space=space, **options)
+    latent = sample_diffbir(
+        patch_latent_guidance(model, image, guidance, vae=vae),
+        inputs.positive,
+        inputs.negative,
+        inputs.latent,
+        preset=DIFFBIR_PRESETS["v2"],
+        seed=0,
+        steps=2,
+    )
+    return latent["samples"]
+
+
+RUNS: dict[str, Callable[..., Tensor]] = {
+    "resshift": resshift,
+    "bundled": bundled,
+    "inpainting": inpainting,
+    "tiled": tiled,
+    "diffbir": diffbir,
+    "guided in latents": lambda folder: guided(folder, "latent"),
+    "guided in pixels": lambda folder: guided(folder, "rgb", weighting="edges"),
+}
+# Rounding; a wrong gradient of the decoder moves these results by 3e-3.
+NEAR = 1e-4
+# Half types move a result; random weights are rough. Two unrelated results differ by 1.4.
+NEAR_IN_HALF = 0.5
+
+
+@pytest.fixture(scope="module")
+def on_the_cpu(tmp_path_factory) -> dict[str, Tensor]:
+    with torch.inference_mode():
+        return {name: run(tmp_path_factory.mktemp("cpu")) for name, run in RUNS.items()}
+
+
+@pytest.mark.parametrize("name", list(RUNS))
+def test_a_restoration_on_a_card_is_that_of_the_cpu(tmp_path, mode, on_the_cpu, name):
+    made, expected = RUNS[name](tmp_path).float().cpu(), on_the_cpu[name]
+    distance = ((made - expected).std() / expected.std()).item()
+    exact = mode.half is None and not mode.fp16_intermediates
+    assert distance < (NEAR if exact else NEAR_IN_HALF), distance
+
+
+def test_a_step_of_tiles_copies_nothing_to_the_card_but_noise(tmp_path):
+    with comfyui_on(MODES["normal"]), torch.inference_mode():
+        model, vae = tiny_pair(tmp_path, sampling_steps=8, steps=8)
+        inputs = prepare_resshift(model, vae, picture(16, 48))
+        for ready in (model, patch_tiles(model, 64, 16)):
+            copies = []
+            for steps in (3, 3, 6):  # the first loads the networks
+                with counted() as found:
+                    sample_resshift(ready, inputs.positive, inputs.latent, seed=0, steps=steps)
+                copies.append(found["tensors to the device"])
+            assert copies[2] - copies[1] == 3
+
+
+@pytest.mark.parametrize("mode_name", ["normal", "--gpu-only"])
+@pytest.mark.parametrize("other_first", [False, True])
+def test_inputs_may_lie_on_two_devices(tmp_path, mode_name, other_first):
+    """Pictures of other nodes are where they left them: on the card with --gpu-only, or not."""
+    with comfyui_on(MODES[mode_name]) as card, torch.inference_mode():
+        here, there = (card, torch.device("cpu")) if other_first else (torch.device("cpu"), card)
+        image, other = picture(40, 40).to(here), picture(40, 40, seed=1).to(there)
+        mask = torch.zeros(1, 40, 40, device=there)
+        mask[:, 10:20, 10:20] = 1
+        made = restore_with_resshift(*inpaint_pair(tmp_path), image, mask=mask, seed=1)
+        assert made.shape == (1, 40, 40, 3)
+        finished = finish_restoration(
+            image, 40, 40, reference=other, color_fix="wavelet", original=other, mask=mask
+        )
+        corrected = correct_color(image, other, "adain")
+        assert finished.shape == corrected.shape == (1, 40, 40, 3)
+        model, vae = tiny_model(), projection_vae()
+        guided_model = patch_latent_guidance(
+            model, picture(64, 64).to(there), LatentGuidance(0.1, fidelity=0.5), vae=vae
+        )
+        control = tiny_control_net(tmp_path)
+        inputs = prepare_diffbir(text(1), text(2), control, vae, picture(64, 64).to(here))
+        latent = sample_diffbir(
+            guided_model,
+            inputs.positive,
+            inputs.negative,
+            {**inputs.latent, "noise_mask": torch.ones(1, 64, 64, device=there)},
+            preset=DIFFBIR_PRESETS["v2"],
+            seed=0,
+            steps=2,
+        )
+        assert torch.isfinite(latent["samples"].cpu()).all()
+
+
+def test_a_control_on_another_device_gets_the_windows_part_too(tmp_path):
+    """Where ComfyUI splits a step over devices, it takes the control's copy on each."""
+    device = card()
+    control, before = tiny_control_net(tmp_path), tiny_control_net(tmp_path)
+    hint = torch.randn(1, 4, 8, 24)
+    for each in (control, before):
+        each.cond_hint = hint
+        each.multigpu_clones[device] = each.copy()
+    control.previous_controlnet = before
+    window = tiles.Window(0, 8, 8, 16)
+    cut = tiles._window_control(control, [window], 1).get_instance_for_device(device)
+    for each in (cut, cut.previous_controlnet):
+        assert each.cond_hint.device == device
+        assert torch.equal(each.cond_hint.cpu(), hint[..., 8:])
