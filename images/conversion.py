@@ -65,6 +65,19 @@ def planes_to_image(planes: Tensor, alpha: Tensor | None = None) -> Tensor:
     return planes.movedim(1, -1).contiguous()
 
 
+def ready_to_truncate(image: Tensor) -> Tensor:
+    """Return pictures in [0, 1] of which truncating to 8 bits takes the nearest level.
+
+    ComfyUI's Save Image truncates. What would fall to the level below the nearest one goes up to
+    it; all else stays, so that rounding takes the same level.
+
+    Args:
+        image: Of any shape, float32.
+    """
+    levels = (image * 255).round()
+    return torch.where(image * 255 < levels, levels / 255, image)
+
+
 def collect_pictures(parts: Iterable[Tensor], count: int) -> Tensor:
     """Return pictures that are made one after the other as one batch.
 

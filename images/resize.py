@@ -42,14 +42,16 @@ def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
     return int(height * scale), int(width * scale)
 
 
-def short_edge_size(height: int, width: int, minimum: int) -> tuple[int, int]:
+def short_edge_size(
+    height: int, width: int, minimum: int, *, shrinks: bool = False
+) -> tuple[int, int]:
     """Return the (height, width) at which the shorter side is at least `minimum`.
 
     The shorter side becomes `minimum` exactly and the other follows, truncated; a size that is
-    large enough stays.
+    large enough stays, unless it `shrinks`.
     """
     short = min(height, width)
-    if short >= minimum:
+    if short == minimum or (short > minimum and not shrinks):
         return height, width
     factor = minimum / short
     return (

@@ -82,27 +82,30 @@ VQ_F4 = "autoencoder_vq_f4.pth"
 VQ_F4_FACE = "celeba256_vq_f4_dim3_face.pth"
 VQ_F8_FACE = "ffhq512_vq_f8_dim8_face.pth"
 PIXEL_LATENT = "bundled: pixel latent x4"
+CLEAN = "super-resolution of clean images"
 
 
 def _four_steps(task: str, scale: int, autoencoder: str) -> ResShiftRecord:
     return ResShiftRecord(task, scale, 4, 0.2, autoencoder)
 
 
-def _fifteen_steps(task: str, sampling_steps: int = 0) -> ResShiftRecord:
-    return ResShiftRecord(task, 4, 15, 0.04, VQ_F4, sampling_steps=sampling_steps)
+def _fifteen_steps(task: str, sampling_steps: int = 0, kappa: float = 2.0) -> ResShiftRecord:
+    return ResShiftRecord(task, 4, 15, 0.04, VQ_F4, kappa=kappa, sampling_steps=sampling_steps)
 
 
 PRESETS: dict[str, ResShiftRecord] = {
     "realsr x4, 4 steps (v3)": _four_steps("super-resolution", 4, VQ_F4),
     "realsr x4, 15 steps (v2)": _fifteen_steps("super-resolution"),
     "realsr x4, 15 steps (v1)": _fifteen_steps("super-resolution"),
-    "bicubic sr x4, 4 steps": _four_steps("super-resolution of clean images", 4, VQ_F4),
+    "bicubic sr x4, 4 steps": _four_steps(CLEAN, 4, VQ_F4),
     "realsr x2, 4 steps": _four_steps("super-resolution", 2, VQ_F4),
     "inpainting, 4 steps": _four_steps("inpainting", 1, VQ_F4),
     "inpainting of faces, 4 steps": _four_steps("inpainting of faces", 1, VQ_F4_FACE),
     "face restoration, 4 steps": _four_steps("face restoration", 1, VQ_F8_FACE),
     "SinSR x4, 1 step": _fifteen_steps("super-resolution", sampling_steps=1),
     "deblurring, 4 steps": _four_steps("deblurring", 1, VQ_F4),
+    "bicubic sr x4, 15 steps (OpenCV)": _fifteen_steps(CLEAN, kappa=1.0),
+    "bicubic sr x4, 15 steps (MATLAB)": _fifteen_steps(CLEAN),
 }
 PRESET_CHOICES: tuple[str, ...] = (AUTO, *PRESETS)
 
@@ -112,6 +115,9 @@ RELEASED_NAMES: tuple[tuple[str, str], ...] = (
     (r"realsr_?x4_?s15_?v1", "realsr x4, 15 steps (v1)"),
     (r"realsr_?x4_?s15", "realsr x4, 15 steps (v2)"),
     (r"bicsr_?x4_?s4", "bicubic sr x4, 4 steps"),
+    (r"bicsr_?x4_?opencv_?s15", "bicubic sr x4, 15 steps (OpenCV)"),
+    (r"bicsr_?x4_?matlab_?s15", "bicubic sr x4, 15 steps (MATLAB)"),
+    (r"deblur(ring)?_?s4", "deblurring, 4 steps"),
     (r"inpaint(ing)?_?imagenet_?s4", "inpainting, 4 steps"),
     (r"inpaint(ing)?_?face_?s4", "inpainting of faces, 4 steps"),
     (r"face_?ir_?s4", "face restoration, 4 steps"),

@@ -19,6 +19,7 @@ from comfy.cli_args import args
 
 from .checkpoint import RECORD_KEY, check_weights, read_checkpoint, refuses_broken_weights
 from .detection import detect_swin_unet, detect_vq, without_buffers
+from .networks.exact_norm import make_norms_exact
 from .networks.pixel_latent import PixelLatent
 from .networks.swin_unet import SwinUNet
 from .networks.vq import VQAutoencoder
@@ -270,6 +271,7 @@ def _turn_for_cpu(network: torch.nn.Module, device: torch.device) -> None:
     if comfy.model_management.is_device_cpu(device):
         # torch does not type this form of `to`.
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        make_norms_exact(network)
 
 
 def _cpu_prefers_bf16() -> bool:

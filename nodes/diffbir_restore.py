@@ -230,5 +230,6 @@ class DiffBIRRestoreImage(io.ComfyNode):
                 frames_at_once=frames_at_once,
                 batch_noise=batch_noise,
                 keep_grey=keep_grey,
+                for_saving=True,
             )
         )

@@ -132,5 +132,6 @@ class RestorationFinish(io.ComfyNode):
                 output_width=output_width,
                 output_height=output_height,
                 grey_like=original if reference is None else reference,
+                for_saving=True,
             )
         )

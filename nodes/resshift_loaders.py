@@ -34,7 +34,7 @@ class ResShiftLoader(io.ComfyNode):
             description=(
                 "Loads a ResShift or SinSR checkpoint from the diffusion_models folder, or the"
                 " small model that ships with this pack. The released ResShift and SinSR weights"
-                " are for non-commercial use (S-Lab License 1.0)."
+                " are for non-commercial use (S-Lab License 1.0; CC BY-NC-SA 4.0)."
             ),
             search_aliases=[
                 "resshift",

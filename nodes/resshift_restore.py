@@ -161,5 +161,6 @@ class ResShiftRestoreImage(io.ComfyNode):
                 frames_at_once=frames_at_once,
                 start_image=start_image,
                 keep_grey=keep_grey,
+                for_saving=True,
             )
         )

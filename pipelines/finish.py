@@ -13,6 +13,7 @@ from ..images.conversion import (
     is_stand_in,
     mask_to_plane,
     planes_to_image,
+    ready_to_truncate,
 )
 from ..images.resize import resize_bicubic
 
@@ -54,6 +55,7 @@ def finish_restoration(
     output_width: int = 0,
     output_height: int = 0,
     grey_like: Tensor | None = None,
+    for_saving: bool = False,
     name: str = "'image'",
 ) -> Tensor:
     """Return the finished pictures, made one after the other.
@@ -69,6 +71,8 @@ def finish_restoration(
         output_width: Width to resize to at the end; 0 keeps it, or follows the height.
         output_height: Height to resize to at the end; 0 keeps it, or follows the width.
         grey_like: IMAGE of any size; where it is black and white, so is the result.
+        for_saving: Whether truncating the result to 8 bits, as ComfyUI's Save Image does, must take
+            the nearest levels.
         name: What messages call `image`.
     Raises:
         ValueError: If sizes do not fit or only one of `original` and `mask` is given.
@@ -119,7 +123,8 @@ def finish_restoration(
             planes = without_color(planes)
         if original is not None and masks is not None:
             planes = _put_back(planes, _picture(original, k), _picture(masks, k))
-        return planes_to_image(resize_bicubic(planes, new_height, new_width).clamp(0, 1))
+        sized = resize_bicubic(planes, new_height, new_width).clamp(0, 1)
+        return planes_to_image(ready_to_truncate(sized) if for_saving else sized)
 
     return collect_pictures(map(finished, range(len(image))), len(image))
 

@@ -55,6 +55,7 @@ def restore_with_resshift(
     frames_at_once: int = FRAMES_AT_ONCE,
     start_image: Tensor | None = None,
     keep_grey: bool = True,
+    for_saving: bool = False,
 ) -> Tensor:
     """Return every picture of a batch restored by ResShift.
 
@@ -77,6 +78,7 @@ def restore_with_resshift(
         start_image: IMAGE of the result's size that the chain starts around, one or one for each
             picture; see `prepare_resshift`.
         keep_grey: Whether a black and white picture stays so.
+        for_saving: See `finish_restoration`.
     Returns:
         `(B, H scale, W scale, 3)` or, with alpha, 4 channels, in [0, 1], on the CPU.
     Raises:
@@ -151,6 +153,7 @@ def restore_with_resshift(
             original=None if holes is None else pictures,
             mask=holes,
             grey_like=seen if keep_grey else None,
+            for_saving=for_saving,
             name="the restored picture",
         )
         return with_alpha_of(pictures, finished).cpu()

@@ -74,6 +74,7 @@ def restore_with_diffbir(
     batch_noise: BatchNoise = "different per image",
     frames_at_once: int = FRAMES_AT_ONCE,
     keep_grey: bool = True,
+    for_saving: bool = False,
 ) -> Tensor:
     """Return every picture of a batch restored by both stages of DiffBIR.
 
@@ -106,6 +107,7 @@ def restore_with_diffbir(
         batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
         frames_at_once: Pictures that share each call of stage 2, 1 or more.
         keep_grey: Whether a black and white picture stays so.
+        for_saving: See `finish_restoration`.
     Returns:
         `(B, H scale, W scale, 3)` or, with alpha, 4 channels, in [0, 1], on the CPU.
     Raises:
@@ -203,6 +205,7 @@ def restore_with_diffbir(
                     grey_like=planes_to_image(visible_planes(pictures[part]))
                     if keep_grey
                     else None,
+                    for_saving=for_saving,
                     name="the restored picture",
                 ),
             )

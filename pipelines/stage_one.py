@@ -103,7 +103,7 @@ def remove_degradation(
       side to 512 after the network.
     - `SCUNet`: enlarge by `scale`; network; the shorter side to 512.
     - `BSRNet`: network, which enlarges by itself; then to `scale` times the image's size, or the
-      shorter side to 512 where that would be less.
+      shorter side to 512 exactly where that would be less.
     - `none`: the network alone at the image's own size.
 
     Pictures run one after the other. Where memory runs out, the rest runs in tiles that are halved
@@ -216,7 +216,8 @@ def _after_network(rules: Rules, y: Tensor, target: Size) -> Tensor:
         return y
     if rules == "BSRNet" and min(target) >= SHORT_EDGE_PX:
         return resize_bicubic(y, *target)
-    return resize_bicubic(y, *short_edge_size(y.shape[-2], y.shape[-1], SHORT_EDGE_PX))
+    size = short_edge_size(y.shape[-2], y.shape[-1], SHORT_EDGE_PX, shrinks=rules == "BSRNet")
+    return resize_bicubic(y, *size)
 
 
 class _Runner:
@@ -296,6 +297,11 @@ def _call_network(network: spandrel.ImageModelDescriptor, x: Tensor) -> Tensor:
         return network(x)
     h, w = x.shape[-2:]
     pad_w, pad_h = network.size_requirements.get_padding(w, h)
+    if network.architecture.id == "SCUNet":
+        # It reflects in here to multiples of 64; the reference repeats the border.
+        pad_w = multiple_above(w, SIZE_MULTIPLE_PX) - w
+        pad_h = multiple_above(h, SIZE_MULTIPLE_PX) - h
+        x = F.pad(x, (0, pad_w, 0, pad_h), mode="replicate")
     y = network.model(reflect_pad_to(x, h + pad_h, w + pad_w))
     return y[..., : h * network.scale, : w * network.scale]
 

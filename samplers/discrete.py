@@ -99,7 +99,9 @@ def edm_timesteps(steps: int, total: int = TRAINING_STEPS) -> list[int]:
         ValueError: If `steps` is out of range.
     """
     _check_steps(steps, total)
-    return [int((total - 1) * (1 - i / steps)) for i in range(steps)]
+    # In the order of the reference's np.linspace, whose rounding decides where a whole number is met.
+    stride = -(total - 1) / steps
+    return [int(i * stride + (total - 1)) for i in range(steps)]
 
 
 def edm_sigmas(sigmas: Tensor, steps: int, first: float) -> Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,6 +9,7 @@ from pack.images.conversion import (
     is_stand_in,
     mask_to_plane,
     planes_to_image,
+    ready_to_truncate,
 )
 
 
@@ -97,3 +99,17 @@ def test_the_mask_that_comes_with_a_picture_without_transparency_is_told_apart(b
     assert not is_stand_in(torch.zeros(batch, 64, 65), 80, 96)
     mask[-1, 5, 5] = 1
     assert not is_stand_in(mask, 80, 96)
+
+
+def test_truncating_to_8_bits_takes_the_nearest_level_and_little_moves():
+    image = torch.rand(1, 200, 200, 3, generator=torch.Generator().manual_seed(2))
+    image[0, 0, :, 0] = torch.arange(200) / 255
+    image[0, 1, :56, 0] = torch.arange(200, 256) / 255
+    ready = ready_to_truncate(image)
+    saved = np.clip(255.0 * ready.numpy(), 0, 255).astype(np.uint8)  # as ComfyUI's Save Image
+    nearest = (image * 255).round().numpy().astype(np.uint8)
+    assert (saved == nearest).all()
+    assert ((ready * 255).round().numpy() == nearest).all()
+    assert ((ready - image) >= 0).all()
+    assert (ready - image).max() <= 0.5001 / 255
+    assert torch.equal(ready_to_truncate(ready), ready)

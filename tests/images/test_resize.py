@@ -56,6 +56,12 @@ def test_the_short_edge_rule_is_diffbirs(rule):
     assert list(short_edge_size(*rule["input_hw"], 512)) == rule["after_short_edge"]
 
 
+def test_a_short_edge_that_is_larger_shrinks_where_asked():
+    assert short_edge_size(800, 900, 512) == (800, 900)
+    assert short_edge_size(800, 900, 512, shrinks=True) == (512, 576)
+    assert short_edge_size(900, 512, 512, shrinks=True) == (900, 512)
+
+
 @pytest.mark.parametrize("rule", RULES["upscale"], ids=lambda rule: str(rule["scale"]))
 def test_enlarged_sizes_are_truncated_as_by_diffbir(rule):
     width, height = rule["input_wh"]

@@ -326,3 +326,22 @@ def test_every_node_has_a_help_page(comfy: InProcessComfy):
         schema = node.GET_SCHEMA()
         page = (PACK_ROOT / "web" / "docs" / f"{schema.node_id}.md").read_text("utf-8")
         assert page.startswith(f"# {schema.display_name}\n")
+
+
+def test_finished_pictures_lose_nothing_where_save_image_truncates(comfy: InProcessComfy):
+    from pack.tests.support.tiny import picture
+
+    image = picture(8, 8)
+    finish = (image, 0, 0, "none", 0, 0)
+    (finished,) = comfy.call("RestorationFinish", *finish)
+    assert torch.equal((finished * 255).floor(), (image * 255).round())
+    model, vae = (
+        comfy.call(node, name, *rest)[0]
+        for node, name, *rest in (
+            ("ResShiftLoader", "bundled: photo x4", "auto", "fp32"),
+            ("ResShiftVAELoader", "bundled: pixel latent x4"),
+        )
+    )
+    options = (0, 1, 1.0, "none", "different per image", "off", 64, 16)
+    (restored,) = comfy.call("ResShiftRestoreImage", model, vae, image, *options)
+    assert torch.equal((restored * 255).floor(), (restored * 255).round())

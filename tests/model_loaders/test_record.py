@@ -46,9 +46,19 @@ RELEASED = {
     "resshift_inpaint_imagenet_s4.pth": (1, 4, 0.2, "autoencoder_vq_f4.pth", 0),
     "resshift_inpaint_face_s4.pth": (1, 4, 0.2, "celeba256_vq_f4_dim3_face.pth", 0),
     "resshift_faceir_s4.pth": (1, 4, 0.2, "ffhq512_vq_f8_dim8_face.pth", 0),
+    "resshift_bicsrx4_matlab_s15.pth": (4, 15, 0.04, "autoencoder_vq_f4.pth", 0),
+    "resshift_deblur_s4.pth": (1, 4, 0.2, "autoencoder_vq_f4.pth", 0),
     "SinSR_v1.pth": (4, 15, 0.04, "autoencoder_vq_f4.pth", 1),
     "SinSR_v2.pth": (4, 15, 0.04, "autoencoder_vq_f4.pth", 1),
 }
+
+
+def test_the_older_bicubic_files_differ_in_kappa():
+    kappas = [
+        find_record(checkpoint(f"resshift_bicsrx4_{kind}_s15.pth"), "auto").kappa
+        for kind in ("opencv", "matlab")
+    ]
+    assert kappas == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("name", RELEASED)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from pack.model_loaders.checkpoint import UnsupportedCheckpointError
+from pack.model_loaders.networks.vq import VQAutoencoder
 from pack.model_loaders.record import PRESETS, record_tensor
 from pack.model_loaders.resshift import (
     BUNDLED_MODEL_PATH,
@@ -24,6 +26,7 @@ from pack.tests.support.objects import denoise
 from pack.tests.support.tiny import (
     INPAINT_RECORD,
     INPAINT_UNET,
+    OPERATIONS,
     TINY_RECORD,
     TINY_UNET,
     TINY_VQ,
@@ -346,3 +349,14 @@ def test_the_bundled_model_in_bfloat16_is_40_db_from_float32():
     ]
     error = (results[0] - results[1]).square().mean()
     assert -10 * error.log10() > 40
+
+
+def test_encoding_in_fp32_on_a_cpu_is_as_exact_as_of_the_plain_network(tmp_path):
+    vae = load_vq_vae(save_vq(tmp_path), dtype="fp32")
+    plain = VQAutoencoder(TINY_VQ, operations=OPERATIONS)
+    plain.load_state_dict(random_vq_weights())
+    image = (0.6 + 0.04 * picture(128, 96).movedim(-1, 1)).contiguous()
+    expected = copy.deepcopy(plain).double().encode(image.double())
+    error = (plain.encode(image).double() - expected).abs().mean().item()
+    made = vae.first_stage_model.encode(image).double()
+    assert (made - expected).abs().mean().item() < 1.5 * error

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from pack.images.color import fix_color
+from pack.images.conversion import ready_to_truncate
 from pack.pipelines.finish import correct_color, enlarge_alpha, finish_restoration
 
 
@@ -154,3 +155,10 @@ def test_colours_of_a_black_and_white_reference_are_none(method):
 def test_the_empty_mask_of_a_picture_without_transparency_is_refused():
     with pytest.raises(ValueError, match="Connect the mask of what was restored"):
         finish_restoration(image(), 0, 0, original=image(), mask=torch.zeros(1, 64, 64))
+
+
+def test_a_picture_for_saving_is_the_same_but_for_what_truncating_would_drop():
+    decoded = image()
+    finished = finish_restoration(decoded, 0, 0, for_saving=True)
+    assert torch.equal(finished, ready_to_truncate(decoded))
+    assert ((finished * 255).floor() == (decoded * 255).round()).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -74,6 +75,23 @@ def test_edm_sigmas_are_the_references(steps, zero_snr):
     assert run[-1] == expected[-1] == 0
     timesteps = golden[f"edm_timesteps{SUFFIX[zero_snr]}_{steps}"].tolist()
     assert edm_timesteps(steps) == timesteps[:steps]
+
+
+def test_edm_timesteps_are_those_of_numpys_linspace_at_every_number_of_steps():
+    for steps in range(1, 1001):
+        linspace = np.linspace(999, 0, steps, endpoint=False).astype(int).tolist()
+        assert edm_timesteps(steps) == linspace, steps
+    shares = {n: [int(999 * (1 - i / n)) for i in range(n)] for n in range(1, 1001)}
+    differ = [steps for steps, timesteps in shares.items() if edm_timesteps(steps) != timesteps]
+    assert differ[:4] == [37, 74, 99, 111]  # another order of operations falls below whole numbers
+
+
+def test_spaced_timesteps_add_their_stride_up_as_the_reference_does():
+    def multiplied(steps: int) -> list[int]:
+        return [round(i * (999 / (steps - 1))) for i in range(steps)]
+
+    differ = [steps for steps in range(2, 1001) if spaced_timesteps(steps) != multiplied(steps)]
+    assert len(differ) == 278  # where the sum of rounded strides falls to another side of a half
 
 
 @pytest.mark.parametrize("timesteps", [spaced_timesteps, edm_timesteps])
