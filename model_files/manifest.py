@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from ..model_loaders.released import own_command
+
 MANIFEST = Path(__file__).with_name("manifest.json")
 PACK_ROOT = Path(__file__).resolve().parents[1]
 
@@ -100,13 +102,6 @@ class Manifest:
                 )
             chosen |= {file.name: file for file in known[name.lower()]}
         return list(chosen.values())
-
-
-def own_command() -> str:
-    """Return how to call `dev.py models`, or its script where the registry left dev.py out."""
-    if (PACK_ROOT / "dev.py").is_file():
-        return "python dev.py models"
-    return f'python "{PACK_ROOT / "model_files" / "run.py"}"'
 
 
 def models_around() -> Path:

@@ -103,34 +103,52 @@ BROKEN_WEIGHTS_ERRORS = (
     ArithmeticError,
 )
 
-# (a pattern some key matches, what such a file is and where it belongs)
+RESSHIFT_LOADER = "Load ResShift Model"
+VQ_LOADER = "Load ResShift VAE"
+CONTROL_LOADER = "Load LAControlNet (DiffBIR)"
+RESTORATION_LOADER = "Load Restoration Network (SwinIR, BSRNet, SCUNet)"
+UPSCALE_LOADER = "Load Upscale Model"
+
+# (a pattern some key matches, what such a file is, the node that loads it)
 KNOWN_FILES = (
-    (r"\.lora_(down|up|A|B)\.|^lora_", "a LoRA; load it with Load LoRA"),
-    (r"input_hint_block\.|controlnet", "a ControlNet; load it with Load ControlNet Model"),
+    (r"\.lora_(down|up|A|B)\.|^lora_", "a LoRA", "Load LoRA"),
+    (r"input_hint_block\.|controlnet", "a ControlNet", "Load ControlNet Model"),
+    (r"^control_model\.|^zero_convs\.", "a LAControlNet", CONTROL_LOADER),
+    (r"^cond_stage_model\.|^conditioner\.", "a full checkpoint", "Load Checkpoint"),
     (
-        r"^control_model\.|^zero_convs\.",
-        "a LAControlNet; load it with Load LAControlNet (DiffBIR)",
+        r"^(input_blocks\.\d+|middle_block|output_blocks\.\d+)\.1\.(patch_embed|blocks)\.",
+        "a ResShift model",
+        RESSHIFT_LOADER,
     ),
-    (r"^cond_stage_model\.|^conditioner\.", "a full checkpoint; load it with Load Checkpoint"),
-    (
-        r"^middle_block\.1\.(patch_embed|blocks)\.",
-        "a ResShift model; load it with Load ResShift Model",
-    ),
-    (
-        r"^layers\.\d+\.residual_group\.",
-        "a SwinIR; load it with Load Restoration Network (SwinIR, BSRNet, SCUNet)",
-    ),
-    (r"^quantize\.embedding\.weight$", "a VQ autoencoder; load it with Load ResShift VAE"),
+    (r"^layers\.\d+\.residual_group\.", "a SwinIR", RESTORATION_LOADER),
+    (r"^quantize\.embedding\.weight$", "a VQ autoencoder", VQ_LOADER),
     (
         r"^(encoder|decoder)\.(down|up|mid)",
-        "an autoencoder; load it with Load VAE, or the checkpoint that holds it with Load Checkpoint",
+        "an autoencoder",
+        "Load VAE, or the checkpoint that holds it with Load Checkpoint",
     ),
-    (r"RDB\d|^body\.\d|conv_first", "an upscale network; load it with Load Upscale Model"),
+    (r"RDB\d|^body\.\d|conv_first", "an upscale network", UPSCALE_LOADER),
     (
         r"transformer_blocks\.",
-        "a diffusion model of another kind; load it with Load Checkpoint or Load Diffusion Model",
+        "a diffusion model of another kind",
+        "Load Checkpoint or Load Diffusion Model",
     ),
 )
+
+
+@dataclass(frozen=True)
+class FileLook:
+    """What a file seems to be.
+
+    Attributes:
+        text: In words that go on after "it", with what to do.
+        keys: Up to three keys that tell.
+        loader: The node that loads it, empty if none is known.
+    """
+
+    text: str
+    keys: list[str]
+    loader: str = ""
 
 
 class UnsupportedCheckpointError(ValueError):
@@ -276,13 +294,39 @@ def _expected_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def describe_file(state_dict: dict[str, Tensor]) -> tuple[str, list[str]]:
-    """Return what a file that is not the wanted model seems to be, and the keys that tell."""
-    for pattern, description in KNOWN_FILES:
+def not_the_network(
+    state_dict: dict[str, Tensor], path: Path, network: str, loader: str, missing: Iterable[str]
+) -> UnsupportedCheckpointError:
+    """Return the error on a file that lacks tensors by which a network is known.
+
+    Args:
+        state_dict: The file's tensors.
+        path: The file.
+        network: What it should be, with its article.
+        loader: Name of the node that loads it; a file that belongs there is a part or damaged.
+        missing: The tensors that it lacks.
+    """
+    look = describe_file(state_dict)
+    if look.loader != loader:
+        return UnsupportedCheckpointError(path, f"is not {network}; it {look.text}", look.keys)
+    lacks = list(missing)
+    return UnsupportedCheckpointError(
+        path,
+        f"holds a part of {network} alone: it lacks {', '.join(lacks[:3])}. Join the parts of a"
+        " split model into one file, or download it again if it is damaged",
+        look.keys,
+    )
+
+
+def describe_file(state_dict: dict[str, Tensor]) -> FileLook:
+    """Return what a file that is not the wanted model seems to be."""
+    for pattern, kind, loader in KNOWN_FILES:
         found = [key for key in state_dict if re.search(pattern, key)]
         if found:
-            return f"looks like {description}", found[:3]
-    return "holds a network that is not known here; choose another file", list(state_dict)[:3]
+            return FileLook(f"looks like {kind}; load it with {loader}", found[:3], loader)
+    return FileLook(
+        "holds a network that is not known here; choose another file", list(state_dict)[:3]
+    )
 
 
 def _check_dtypes(path: Path, state_dict: dict[str, Tensor]) -> None:

@@ -8,7 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .checkpoint import UnsupportedCheckpointError, describe_file
+from .checkpoint import (
+    RESSHIFT_LOADER,
+    VQ_LOADER,
+    UnsupportedCheckpointError,
+    not_the_network,
+)
 from .networks.compact import CompactConfig
 from .networks.swin_unet import SwinUNetConfig
 from .networks.vq import VQConfig
@@ -41,9 +46,9 @@ def detect_swin_unet(
         f"{swin}blocks.0.attn.relative_position_bias_table",
         f"{swin}blocks.0.mlp.fc1.weight",
     )
-    if any(key not in shapes for key in telling):
-        looks, keys = describe_file(state_dict)
-        raise UnsupportedCheckpointError(path, f"is not a ResShift model; it {looks}", keys)
+    missing = [key for key in telling if key not in shapes]
+    if missing:
+        raise not_the_network(state_dict, path, "a ResShift model", RESSHIFT_LOADER, missing)
 
     model_channels = shapes["time_embed.0.weight"][1]
     levels = _walk_levels(shapes)
@@ -112,9 +117,9 @@ def detect_vq(state_dict: dict[str, Tensor], path: Path) -> VQConfig:
         "encoder.conv_out.weight",
         "quant_conv.weight",
     )
-    if any(key not in shapes for key in telling):
-        looks, keys = describe_file(state_dict)
-        raise UnsupportedCheckpointError(path, f"is not a VQ autoencoder; it {looks}", keys)
+    missing = [key for key in telling if key not in shapes]
+    if missing:
+        raise not_the_network(state_dict, path, "a VQ autoencoder", VQ_LOADER, missing)
     codes, embed_dim = shapes["quantize.embedding.weight"]
     width = shapes["encoder.conv_in.weight"][0]
     mults, blocks = [], []

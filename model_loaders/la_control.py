@@ -82,7 +82,7 @@ class LAControl(comfy.controlnet.ControlNet):
         """
         hints: Any = self.cond_hint_original
         places = self._places(x_noisy[: len(x_noisy) // batched_number], len(hints))
-        part = cond.pop(self.hint_key, None)
+        part = None if self.hint_key is None else cond.pop(self.hint_key, None)
         if part is not None and part.shape[-2:] == x_noisy.shape[-2:]:
             if len(part) > batched_number:
                 of_branches = part.unflatten(0, (batched_number, -1))  # (branches, B, 4, h, w)

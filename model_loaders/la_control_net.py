@@ -20,10 +20,11 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import TimestepEmbedSequenti
 from torch import Tensor
 
 from .checkpoint import (
+    CONTROL_LOADER,
     Checkpoint,
     UnsupportedCheckpointError,
     check_weights,
-    describe_file,
+    not_the_network,
     read_checkpoint,
     refuses_broken_weights,
 )
@@ -210,9 +211,10 @@ def detect_control(
 
 def _check_kind(checkpoint: Checkpoint) -> None:
     weights, path = checkpoint.state_dict, checkpoint.path
-    if "zero_convs.0.0.weight" not in weights or "middle_block_out.0.weight" not in weights:
-        looks, keys = describe_file(weights)
-        raise UnsupportedCheckpointError(path, f"is not a LAControlNet; it {looks}", keys)
+    telling = ("zero_convs.0.0.weight", "middle_block_out.0.weight")
+    missing = [key for key in telling if key not in weights]
+    if missing:
+        raise not_the_network(weights, path, "a LAControlNet", CONTROL_LOADER, missing)
     hints = [key for key in weights if key.startswith("input_hint_block.")]
     if hints:
         raise UnsupportedCheckpointError(

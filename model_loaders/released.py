@@ -5,7 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-MANIFEST = Path(__file__).resolve().parents[1] / "model_files" / "manifest.json"
+PACK_ROOT = Path(__file__).resolve().parents[1]
+MANIFEST = PACK_ROOT / "model_files" / "manifest.json"
+
+
+def own_command(root: Path = PACK_ROOT) -> str:
+    """Return how to call `dev.py models`, or its script where the registry left dev.py out.
+
+    Args:
+        root: The pack's folder.
+    """
+    if (root / "dev.py").is_file():
+        return "python dev.py models"
+    return f'python "{root / "model_files" / "run.py"}"'
 
 
 def download_advice(name: str) -> str:
@@ -16,6 +28,6 @@ def download_advice(name: str) -> str:
     """
     for file in json.loads(MANIFEST.read_text(encoding="utf-8"))["files"]:
         if file["name"] == Path(name).name:
-            command = f"python dev.py models get {file['name']}"
+            command = f"{own_command()} get {file['name']}"
             return f" '{command}' downloads it (docs/models.md) from {file['mirrors'][0]}."
     return ""

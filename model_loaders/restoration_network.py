@@ -9,10 +9,13 @@ from typing import Any
 import comfy.model_management
 import comfy.model_patcher
 import spandrel
+import torch
 from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
 from torch import Tensor
 
 from .checkpoint import (
+    RESTORATION_LOADER,
+    UPSCALE_LOADER,
     UnsupportedCheckpointError,
     describe_file,
     read_checkpoint,
@@ -22,6 +25,9 @@ from .checkpoint import (
 from .patcher import remember_loader, wrap_network
 
 logger = logging.getLogger("resshift-diffbir")
+
+# Nodes that load what this module loads.
+OWN_LOADERS = (UPSCALE_LOADER, RESTORATION_LOADER)
 
 
 def load_restoration_network(
@@ -49,19 +55,22 @@ def load_restoration_network(
         with refuses_broken_weights(checkpoint, "a restoration network"):
             network = _build_network(checkpoint.state_dict)
     except spandrel.UnsupportedModelError as error:
-        looks, keys = describe_file(checkpoint.state_dict)
-        if _belongs_here(looks):
-            looks = "has layers of an upscale network of a kind that it does not know"
+        look = describe_file(checkpoint.state_dict)
+        text = look.text
+        if look.loader in OWN_LOADERS:
+            text = "has layers of an upscale network of a kind that it does not know"
         raise UnsupportedCheckpointError(
-            path, f"is not a network that spandrel {spandrel.__version__} knows; it {looks}", keys
+            path,
+            f"is not a network that spandrel {spandrel.__version__} knows; it {text}",
+            look.keys,
         ) from error
     except UnsupportedCheckpointError as error:
-        looks, keys = describe_file(checkpoint.state_dict)
-        if "load it with" not in looks or _belongs_here(looks):
+        look = describe_file(checkpoint.state_dict)
+        if look.loader in ("", *OWN_LOADERS):
             raise
         # spandrel takes the keys of some other files for those of its networks.
         raise UnsupportedCheckpointError(
-            path, f"is not a restoration network; it {looks}", keys
+            path, f"is not a restoration network; it {look.text}", look.keys
         ) from error
     if not isinstance(network, spandrel.ImageModelDescriptor):
         raise UnsupportedCheckpointError(
@@ -107,13 +116,26 @@ def _build_network(state_dict: dict[str, Tensor]) -> Any:
         return spandrel.ModelLoader().load_from_state_dict(opened)
 
 
-def _belongs_here(looks: str) -> bool:
-    return "Load Upscale Model" in looks or "Load Restoration Network" in looks
-
-
 def stock_node_uses_patcher() -> bool:
     """Return whether this ComfyUI moves an UPSCALE_MODEL to the device through its `patcher`.
 
     Older ones move the network themselves, which a patcher would not notice.
     """
-    return "patcher" in ImageUpscaleWithModel.execute.__code__.co_names
+    try:
+        ImageUpscaleWithModel.execute(_Asked(), torch.zeros(1, 1, 1, 3))
+    except _AskedForError as asked:
+        return asked.name == "patcher"
+    raise RuntimeError("ComfyUI's Upscale Image (using Model) asked nothing of the model")
+
+
+class _AskedForError(Exception):
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.name = name
+
+
+class _Asked:
+    """Stands for an UPSCALE_MODEL and tells what is asked of it first."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise _AskedForError(name)

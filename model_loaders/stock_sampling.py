@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
@@ -36,7 +35,7 @@ def _prediction_for_nan(args: dict[str, Any]) -> Tensor:
 
 
 def _end_clean(
-    executor: Callable[..., Tensor],
+    executor: Any,
     model_wrap: Any,
     sigmas: Tensor,
     extra_args: dict[str, Any],
@@ -57,6 +56,6 @@ def _end_clean(
     made = executor(*rest, disable_pbar)
     if name not in STOP_ABOVE_ZERO:
         return made
-    model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
+    model: Any = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
     model.latent_image, model.noise = latent_image, noise
     return model(made, sigmas[-2] * made.new_ones(len(made)), **extra_args)

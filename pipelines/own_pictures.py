@@ -56,7 +56,7 @@ def own_pictures(conditionings: Sequence[list], latent: dict[str, Any]) -> list[
         return controls[id(control)]
 
     def chosen_values(values: dict[str, Any]) -> dict[str, Any]:
-        made = {
+        made: dict[str, Any] = {
             key: chosen(values[key], values.get(LATENT_KEY))
             for key in PICTURE_KEYS
             if key in values

@@ -359,9 +359,10 @@ def test_no_more_than_three_keys_are_told():
     ],
 )
 def test_other_files_are_told_by_their_keys(key, description):
-    looks, keys = describe_file({"first": torch.zeros(1), key: torch.zeros(1)})
-    assert description in looks
-    assert key in keys
+    look = describe_file({"first": torch.zeros(1), key: torch.zeros(1)})
+    assert description in look.text
+    assert look.loader in look.text
+    assert key in look.keys
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.complex64])

@@ -12,7 +12,13 @@ from pack.model_loaders.detection import detect_swin_unet, detect_vq, without_bu
 from pack.model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
 from pack.model_loaders.networks.vq import VQAutoencoder, VQConfig
 from pack.tests.support.golden import GOLDEN, golden_manifest
-from pack.tests.support.tiny import OPERATIONS, STARTED_UNET, TINY_UNET, TINY_VQ
+from pack.tests.support.tiny import (
+    OPERATIONS,
+    STARTED_UNET,
+    TINY_UNET,
+    TINY_VQ,
+    random_unet_weights,
+)
 
 pytestmark = pytest.mark.comfy
 
@@ -246,3 +252,18 @@ def test_a_released_autoencoder_with_any_single_key_missing_is_refused(name):
         weights = {key: tensor for key, tensor in whole.items() if key != missing}
         with pytest.raises(UnsupportedCheckpointError, match=r"'net\.pth'"):
             check_vq(weights)
+
+
+@pytest.mark.parametrize("part", ["middle_block.", "input_blocks.1."])
+def test_a_part_of_a_split_model_is_told_from_another_model(part):
+    weights = random_unet_weights()
+    shard = {key: value for key, value in weights.items() if key.startswith(part)}
+    remedy = r"holds a part of a ResShift model alone: it lacks .*Join the parts .* or download it"
+    with pytest.raises(UnsupportedCheckpointError, match=remedy):
+        detect_swin_unet(shard, PATH)
+
+
+def test_a_part_of_an_autoencoder_is_told_too():
+    shard = {"quantize.embedding.weight": torch.zeros(4, 3)}
+    with pytest.raises(UnsupportedCheckpointError, match="a part of a VQ autoencoder alone"):
+        detect_vq(shard, PATH)

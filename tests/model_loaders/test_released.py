@@ -6,7 +6,7 @@ import pytest
 
 from pack.model_files.manifest import read_manifest
 from pack.model_loaders.checkpoint import read_checkpoint
-from pack.model_loaders.released import download_advice
+from pack.model_loaders.released import download_advice, own_command
 
 
 def test_every_released_file_is_told_with_the_command_and_its_address():
@@ -16,6 +16,11 @@ def test_every_released_file_is_told_with_the_command_and_its_address():
         assert f"'python dev.py models get {file.name}'" in told
         assert file.mirrors[0] in told
         assert manifest.choose([file.name]) == [file]
+
+
+def test_the_command_is_the_one_that_the_pack_has(tmp_path):
+    assert own_command() == "python dev.py models"
+    assert own_command(tmp_path) == f'python "{tmp_path / "model_files" / "run.py"}"'
 
 
 def test_nothing_is_told_about_other_files():
