@@ -165,7 +165,8 @@ def count_steps(prompt: dict) -> int:
     bundled = next((PACK_ROOT / "model_loaders" / "bundled").glob("*.safetensors"))
     with bundled.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return max(chosen) or json.loads(header["__metadata__"]["resshift_config"])["steps"]
+    record = json.loads(header["__metadata__"]["resshift_config"])
+    return max(chosen) or record.get("sampling_steps") or record["steps"]
 
 
 def show_progress(line: str) -> None:
