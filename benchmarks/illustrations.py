@@ -168,7 +168,8 @@ def draw_steps(materials: Materials) -> Image.Image:
     model = materials.model
     inputs = prepare_resshift(model, materials.vae, materials.low)
     y = model.model.process_latent_in(inputs.latent["samples"])
-    sigmas = residual_shift_sigmas(model, 0)
+    steps = resshift_model(model).record.steps  # fewer would show nothing of the chain
+    sigmas = residual_shift_sigmas(model, steps)
     kept = one_minus_eta_from_sigma(sigmas, resshift_model(model).record.schedule.kappa)
     shown = {}
 
@@ -177,7 +178,7 @@ def draw_steps(materials: Materials) -> Image.Image:
         picture = materials.vae.decode(model.model.process_latent_out(x))
         shown[f"before step {step + 1} of {total}"] = picture.clamp(0, 1)
 
-    sample_resshift(model, inputs.positive, inputs.latent, seed=SEED, callback=keep)
+    sample_resshift(model, inputs.positive, inputs.latent, seed=SEED, steps=steps, callback=keep)
     few = dict(list(shown.items())[::2])  # more of them would not compress: they are noise
     return materials.strip({**few, "result": materials.restored})
 
