@@ -31,6 +31,12 @@ def dynamic_memory() -> Iterator[None]:
         def is_dynamic(self) -> bool:
             return True
 
+        def load(self, *args: Any, **kwargs: Any) -> None:
+            super().load(*args, **kwargs)
+            for module in self.model.modules():
+                if hasattr(module, "comfy_cast_weights"):  # weights keep the file's dtype
+                    module.comfy_cast_weights = True
+
         def set_in_use_by_current_prompt(self, in_use: bool) -> None:
             pass
 
