@@ -12,7 +12,7 @@ Row = dict[str, Any]
 PAGE = "devices.md"
 INTRODUCTION = """# Seen on devices
 
-What `python dev.py bench --device` found on real cards: first whether the card computes what the CPU does, then how fast it is, then ComfyUI's memory modes. Networks have their released sizes and random weights, except for the bundled model; [benchmarks/README.md](../benchmarks/README.md) says what the columns mean. A card that is not here has not been seen.
+What `python dev.py bench --device` found on real cards: first whether the card computes what the CPU does, then how fast it is, then ComfyUI's memory modes. Networks have their released sizes and random weights, except for the bundled model; `benchmarks/README.md` says what the columns mean. A card that is not here has not been seen.
 """
 NONE = "-"
 
