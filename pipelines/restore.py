@@ -29,7 +29,7 @@ from .finish import enlarge_alpha, finish_restoration
 from .noise import SEED_COUNT, BatchNoise
 from .progress import RunProgress
 from .sampling import residual_shift_sigmas, sample_resshift
-from .tiles import TILES, TiledVAE, TileSettings, patch_tiles
+from .tiles import TILES, TILINGS, TiledVAE, TileSettings, patch_tiles
 
 # Between the seeds of the pieces of one picture, far from those of a batch's other pictures.
 PIECE_SEED_STEP = 1 << 32
@@ -100,6 +100,8 @@ def restore_with_resshift(
     starts = None
     if start_image is not None:
         starts = check_start_image(start_image, scale, (height, width), count)
+    if tiles.tiling not in TILINGS:
+        raise ValueError(f"ResShift has no '{tiles.tiling}'; choose one of {', '.join(TILINGS)}.")
     if tiles.tiling == "per step":
         model = patch_tiles(model, tiles.tile, tiles.overlap, choice=tiles.choice)
         vae = TiledVAE(vae, tiles)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,14 @@ from ..images.color import ColorFix
 from ..images.conversion import check_image, collect_pictures, planes_to_image
 from ..images.resize import Rounding, scaled_size, short_edge_size
 from ..images.transparency import visible_planes
-from .control import Start, check_control_net, check_sd_vae, prepare_diffbir
+from .control import (
+    LATENT_RATIO,
+    SIZE_MULTIPLE_PX,
+    Start,
+    check_control_net,
+    check_sd_vae,
+    prepare_diffbir,
+)
 from .diffbir_presets import DiffBIRPreset
 from .diffbir_sampling import NO_GUIDANCE, OFFICIAL, check_sd2, sample_diffbir
 from .finish import finish_restoration
@@ -23,12 +30,16 @@ from .progress import RunProgress
 from .restore import FRAMES_AT_ONCE, check_frames_at_once, with_alpha_of
 from .stage_one import SHORT_EDGE_PX, Rules, check_network, remove_degradation, stage_one_tile
 from .stage_one import SIZE_MULTIPLE_PX as STAGE_ONE_MULTIPLE_PX
-from .tiles import TILES, TiledVAE, TileSettings, patch_tiles
+from .tiles import DIFFBIR_TILINGS, TILES, TiledVAE, TileSettings, patch_tiles
 
 # Results of stage 1 held between the stages, so that each network works on several pictures before
 # the next is loaded: 83 of 512 pixels, 5 of 2048.
 HELD_BYTES = 256 << 20
 BYTES_PER_CLEANED_PIXEL = 3 * 4
+
+LongPrompt = Literal["all of it", "77 tokens (official)"]
+LONG_PROMPTS: tuple[str, ...] = get_args(LongPrompt)
+CONTENT_TOKENS = 75  # between start and end
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ def restore_with_diffbir(
     rules: Rules = "auto",
     resize: Rounding = "official 8-bit",
     tiles: TileSettings = TILES,
+    long_prompt: LongPrompt = "all of it",
     batch_noise: BatchNoise = "different per image",
     frames_at_once: int = FRAMES_AT_ONCE,
     keep_grey: bool = True,
@@ -104,6 +116,7 @@ def restore_with_diffbir(
         resize: Precision of stage 1's enlargement; see `remove_degradation`.
         tiles: How pictures are cut that are larger than a tile: in stage 1, in the VAE and at every
             step. `official chop` is not of DiffBIR.
+        long_prompt: Whether all of a prompt counts, or its first 75 tokens as in the reference.
         batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
         frames_at_once: Pictures that share each call of stage 2, 1 or more.
         keep_grey: Whether a black and white picture stays so.
@@ -115,8 +128,10 @@ def restore_with_diffbir(
 
     Source: Lin et al. 2023 (arXiv 2308.15070).
     """
-    if tiles.tiling == "official chop":
-        raise ValueError("DiffBIR has no 'official chop'; choose 'per step' or 'off'.")
+    if tiles.tiling not in DIFFBIR_TILINGS:
+        raise ValueError(
+            f"DiffBIR has no '{tiles.tiling}'; choose 'per step', 'official' or 'off'."
+        )
     # Before the first stage runs, which may take minutes.
     check_sd2(weights.model)
     check_control_net(weights.control_net)
@@ -124,11 +139,11 @@ def restore_with_diffbir(
     check_network(weights.upscale_model)
     check_image(image)
     check_frames_at_once(frames_at_once)
-    positive = encode_text(weights.clip, join_prompt(prompt, preset.positive))
-    negative = encode_text(weights.clip, negative_prompt.strip() or preset.negative)
+    texts = join_prompt(prompt, preset.positive), negative_prompt.strip() or preset.negative
+    positive, negative = (encode_text(weights.clip, text, long_prompt) for text in texts)
     model, vae = weights.model, _unclamped(weights.vae)
-    if tiles.tiling == "per step":
-        model = patch_tiles(model, tiles.tile, tiles.overlap, choice=tiles.choice)
+    if tiles.at_every_step:
+        model = patch_tiles(model, tiles.tile, tiles.overlap, tiles.blend, tiles.choice)
         vae = TiledVAE(vae, tiles)
     count, held = len(image), _pictures_held(weights.upscale_model, image, scale, frames_at_once)
     tile = _stage_one_tile(weights.upscale_model, tiles)
@@ -166,6 +181,7 @@ def restore_with_diffbir(
                 seed=seed,
                 batch_noise=batch_noise,
                 first=first + part.start,
+                multiple=_padding_multiple(cleaned.image, tiles),
             )
             for part in parts
         ]
@@ -224,6 +240,12 @@ def _pictures_held(upscale_model: Any, image: Tensor, scale: float, frames_at_on
     return frames_at_once * max(1, calls)
 
 
+def _padding_multiple(cleaned: Tensor, tiles: TileSettings) -> int:
+    """Return what sides are padded to multiples of; the UNet takes a whole picture in 64 alone."""
+    is_cut = min(cleaned.shape[1:3]) >= tiles.tile
+    return LATENT_RATIO if tiles.tiling == "official" and is_cut else SIZE_MULTIPLE_PX
+
+
 def _stage_one_tile(upscale_model: Any, tiles: TileSettings) -> int:
     """Return the side of stage 1's tiles in pixels of its network's input, 0 for none."""
     if tiles.tiling == "off":
@@ -239,9 +261,14 @@ def join_prompt(caption: str, quality: str) -> str:
     return ", ".join(part for part in (caption.strip(), quality) if part)
 
 
-def encode_text(clip: Any, text: str) -> list:
-    """Return the CONDITIONING of a text.
+def encode_text(clip: Any, text: str, long_prompt: LongPrompt = "all of it") -> list:
+    """Return the CONDITIONING of a text, in which brackets and backslashes are what they are.
 
+    Args:
+        clip: CLIP of the checkpoint.
+        text: A caption or a prompt.
+        long_prompt: Whether all of it counts, in pieces of 77 tokens as ComfyUI passes it, or the
+            first 75 tokens alone, as the reference cuts it.
     Raises:
         ValueError: If the checkpoint had no text encoder.
     """
@@ -250,7 +277,23 @@ def encode_text(clip: Any, text: str) -> list:
             "there is no text encoder at 'clip'. Load a checkpoint that has one, such as"
             " v2-1_512-ema-pruned, with Load Checkpoint."
         )
-    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    # ComfyUI takes brackets for weights unless a backslash is before them.
+    plain = text.replace("(", "\\(").replace(")", "\\)")
+    tokens = clip.tokenize(plain, return_word_ids=True)
+    if long_prompt == "77 tokens (official)":
+        empty = clip.tokenize("", return_word_ids=True)
+        tokens = {name: [_first_tokens(empty[name][0], tokens[name])] for name in tokens}
+    without_ids = {
+        name: [[token[:2] for token in piece] for piece in pieces]
+        for name, pieces in tokens.items()
+    }
+    return clip.encode_from_tokens_scheduled(without_ids)
+
+
+def _first_tokens(frame: list[tuple], pieces: list[list[tuple]]) -> list[tuple]:
+    """Return the first tokens of a text between the start and the end of an empty one."""
+    words = [token for piece in pieces for token in piece if token[2] != 0][:CONTENT_TOKENS]
+    return [frame[0], *words, *frame[1:]][: len(frame)]
 
 
 def _unclamped(vae: Any) -> Any:

@@ -25,8 +25,9 @@ from .memory import MARGIN, is_out_of_memory, largest_side, room_beside
 
 logger = logging.getLogger("resshift-diffbir")
 
-Tiling = Literal["per step", "official chop", "off"]
-TILINGS: tuple[str, ...] = get_args(Tiling)
+Tiling = Literal["per step", "official chop", "off", "official"]
+TILINGS: tuple[str, ...] = ("per step", "official chop", "off")  # of ResShift
+DIFFBIR_TILINGS: tuple[str, ...] = ("per step", "off", "official")
 TileChoice = Literal["fixed", "auto (by memory)"]
 TILE_CHOICES: tuple[str, ...] = get_args(TileChoice)
 
@@ -48,8 +49,9 @@ class TileSettings:
 
     Attributes:
         tiling: `per step` denoises tiles of one latent at every step; `official chop` restores
-            pieces of the picture one by one and averages them, as the reference does; `off` takes
-            the picture whole.
+            pieces of the picture one by one and averages them, as ResShift's reference does; `off`
+            takes the picture whole; `official` is `per step` with the weights of DiffBIR's
+            reference.
         tile: Side of a tile in pixels of the result. Whatever is not larger is not cut.
         overlap: Pixels of the result that tiles share, for `per step`; `official chop` takes an
             eighth of the tile, as the reference does.
@@ -68,6 +70,16 @@ class TileSettings:
 
     def __post_init__(self) -> None:
         _check_choice(self.choice)
+
+    @property
+    def at_every_step(self) -> bool:
+        """Whether tiles of one latent are denoised at every step."""
+        return self.tiling in ("per step", "official")
+
+    @property
+    def blend(self) -> TileBlend:
+        """How overlapping tiles are weighted."""
+        return "gaussian" if self.tiling == "official" else "linear"
 
     @property
     def by_memory(self) -> bool:
@@ -102,11 +114,13 @@ class Grid:
         size: Height and width of the latent.
         side: Side of a window; what is not larger is one window.
         overlap: Latent pixels that neighbouring windows share, less than a side.
+        blend: How overlapping windows are weighted.
     """
 
     size: tuple[int, int]
     side: int
     overlap: int
+    blend: TileBlend = "linear"
 
     @property
     def windows(self) -> list[Window]:
@@ -114,7 +128,7 @@ class Grid:
         return list(_windows(self.size, self.side, self.side - self.overlap))
 
     def merge(self, tiles: Iterable[Tensor], ratio: int = 1) -> Tensor:
-        """Return the average of what was made of each window, faded over the overlap, in float32.
+        """Return the weighted average of what was made of each window, in float32.
 
         Args:
             tiles: `(B, C, h, w)` each, `ratio` times as large as its window; read once. The only
@@ -127,7 +141,7 @@ class Grid:
             return whole
         positions = [(window.top * ratio, window.left * ratio) for window in windows]
         height, width = windows[0].height * ratio, windows[0].width * ratio
-        weights = blend_weights(height, width, self.overlap * ratio, "linear")
+        weights = blend_weights(height, width, self.overlap * ratio, self.blend)
         return merge_tiles(tiles, positions, self.size[0] * ratio, self.size[1] * ratio, weights)
 
 
@@ -256,7 +270,7 @@ class TiledVAE:
             return None
         if self.tiles.by_memory:
             logger.info("the VAE takes tiles of %d pixels, for which memory is free", side * ratio)
-        return Grid(size, side, overlap)
+        return Grid(size, side, overlap, self.tiles.blend)
 
 
 def _grid(model: Any) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -113,6 +114,120 @@ def test_requirements_are_installed_once_and_again_when_they_change(tmp_path, mo
     dev.install_requirements(comfyui)
     assert len(runs) == 2
     assert set(dev.TORCH) < set(runs[1])
+
+
+def install_package(venv: Path, name: str, files: dict[str, str]) -> Path:
+    """Return the record folder of a package as pip leaves it."""
+    site = venv / "lib" / "python3.11" / "site-packages"
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    rows = []
+    for path, text in files.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_text(text)
+        rows.append(f"{path},sha256=x,{len(text)}")
+    (info / "RECORD").write_text("\n".join([*rows, f"{info.name}/RECORD,,", "a.pyc,,"]) + "\n")
+    return info
+
+
+@pytest.mark.parametrize("damage", ["nothing", "a cut file", "a missing file", "no record"])
+def test_a_package_that_is_not_whole_is_found(tmp_path, damage):
+    install_package(tmp_path, "good", {"good/a.py": "a = 1\n"})
+    info = install_package(tmp_path, "bad", {"bad/lib.so": "long content", "bad/b.py": ""})
+    library = info.parent / "bad" / "lib.so"
+    if damage == "a cut file":
+        library.write_text("long")
+    elif damage == "a missing file":
+        library.unlink()
+    elif damage == "no record":
+        (info / "RECORD").unlink()
+    assert dev.broken_packages(tmp_path) == ([] if damage == "nothing" else [info])
+
+
+def test_the_packages_of_this_environment_are_whole():
+    assert dev.broken_packages(Path(sys.prefix)) == []
+
+
+def test_a_broken_package_is_installed_again_at_the_next_start(tmp_path, monkeypatch, capsys):
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        (tmp_path / name).write_text("numpy\n")
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    monkeypatch.setattr(dev, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(dev, "STAMP", tmp_path / "stamp")
+    info = install_package(dev.VENV, "torch", {"torch/lib.so": "library"})
+    runs = []
+    monkeypatch.setattr(dev, "run_logged", lambda title, command, log: runs.append(info.exists()))
+    dev.install_requirements(comfyui)
+    (info.parent / "torch" / "lib.so").write_text("lib")
+    dev.install_requirements(comfyui)
+    assert runs == [True, False]  # pip is to take it for missing
+    assert "torch-1.0 is not whole; it is installed again" in capsys.readouterr().out
+
+
+HOLDS = """
+import importlib.util, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("dev", sys.argv[1])
+dev = sys.modules["dev"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(dev)
+dev.WORK = Path(sys.argv[2])
+with dev.alone():
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("end", ["finished", "killed"])
+def test_two_commands_set_up_one_after_the_other(tmp_path, monkeypatch, capsys, end):
+    monkeypatch.setattr(dev, "WORK", tmp_path)
+    command = [sys.executable, "-c", HOLDS, str(dev.ROOT / "dev.py"), str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout.readline() == "in\n"
+        with (tmp_path / "setup.lock").open("a+b") as file:
+            assert not dev.takes_lock(file)
+        if end == "killed":
+            other.kill()
+        else:
+            other.stdin.close()
+        with dev.alone():
+            assert other.wait(10) == (0 if end == "finished" else other.returncode)
+
+
+STARTS = """
+import subprocess, sys
+command = [sys.executable, sys.argv[1], sys.executable, "-c", sys.argv[2]]
+server = subprocess.Popen(command, stdin=subprocess.PIPE)
+print("started", flush=True)
+server.wait()
+"""
+SERVES = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(300)"
+
+
+def test_a_server_ends_with_the_run_that_started_it_also_if_that_is_killed():
+    leash = dev.ROOT / "tests" / "support" / "leash.py"
+    command = [sys.executable, "-c", STARTS, str(leash), SERVES]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert {run.stdout.readline(), run.stdout.readline()} > {"started\n"}
+        run.kill()
+        run.stdout.read()  # ends when the last process that holds it has ended
+
+
+def test_a_full_disk_is_explained(tmp_path, monkeypatch, capsys):
+    log = tmp_path / "install.log"
+    log.write_text(
+        "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n"
+    )
+    assert "The disk is full" in dev.explain_failure("Installing", 1, log)
+
+    def fill(arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(dev, "run_demo", fill)
+    monkeypatch.setattr(dev.signal, "signal", lambda *_: None)
+    assert dev.main(["demo"]) == 1
+    assert "run the same command again" in capsys.readouterr().err
 
 
 def test_a_failed_install_is_not_stamped(tmp_path, monkeypatch):

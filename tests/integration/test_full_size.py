@@ -35,7 +35,7 @@ def test_released_sizes_load_and_run(tmp_path: Path, capsys: pytest.CaptureFixtu
         run = server.run(prompt)
         assert run.end == "execution_success", run.of("execution_error") or server.log()[-2000:]
         assert server.picture(run, "8").size == (512, 512)
-        peak = peak_bytes(server.process.pid)
+        peak = peak_bytes(server.pid)
         assert "missing" not in server.log().lower(), "a file lacks weights"
     with capsys.disabled():
         sys.stdout.write(f"\npeak memory of the server: {peak / 2**30:.2f} GiB\n")

@@ -81,7 +81,7 @@ def test_two_hundred_mixed_runs_leave_memory_files_and_threads_as_they_were(
     cases: dict[str, list] = {"error": [], "interrupted": []}
     for row, node_id in CASES.values():
         cases.get(row.kind, []).append((row, node_id))
-    process = psutil.Process(server.process.pid)
+    process = psutil.Process(server.pid)
     count_files = process.num_handles if psutil.WINDOWS else process.num_fds
     resident, files, threads = [], [], []
     for number in range(RUNS):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +54,31 @@ def test_saved_workflows_keep_their_nodes_inputs_and_defaults(comfy: InProcessCo
 
     found = {node.GET_SCHEMA().node_id: schema_of(node) for node in pack_module("nodes").NODES}
     assert found == json.loads(SCHEMAS.read_text("utf-8"))
+
+
+def test_every_execute_reads_each_input_that_its_schema_declares(comfy: InProcessComfy):
+    from pack.tests.support.running import pack_module
+
+    nodes = pack_module("nodes").NODES
+    assert len(nodes) > 20
+    for node in nodes:
+        execute = inspect.unwrap(node.__dict__["execute"].__func__)
+        declared = {given.id for given in node.GET_SCHEMA().inputs}
+        (function,) = ast.parse(textwrap.dedent(inspect.getsource(execute))).body
+        assert isinstance(function, ast.FunctionDef)
+        read = {
+            name.id
+            for part in function.body
+            for name in ast.walk(part)
+            if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Load)
+        }
+        taken = {argument.arg for argument in function.args.args} - {"cls"}
+        if function.args.kwarg is None:
+            assert taken == declared, node.__name__
+        else:  # the rest of the inputs as one
+            assert taken < declared, node.__name__
+            taken.add(function.args.kwarg.arg)
+        assert taken - read == set(), f"{node.__name__} does not read {taken - read}"
 
 
 def test_every_input_and_node_is_explained(comfy: InProcessComfy):

@@ -199,7 +199,7 @@ def test_the_pack_works_under_another_folder_name_and_from_another_directory(
 def test_twenty_queued_runs_leave_memory_flat(server: Server):
     import psutil
 
-    process = psutil.Process(server.process.pid)
+    process = psutil.Process(server.pid)
     prompt = api_prompt("resshift_x4_bundled")
     resident = []
     for seed in range(20):

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 from PIL import Image
 
 PACK_ROOT = Path(__file__).resolve().parents[2]
+LEASH = Path(__file__).with_name("leash.py")
 START_TIMEOUT_S = 180
 RUN_TIMEOUT_S = 300
 PREVIEW_EVENTS = (1, 4)  # PREVIEW_IMAGE and PREVIEW_IMAGE_WITH_METADATA
@@ -77,6 +79,8 @@ class Server:
     def __enter__(self) -> Server:
         command = [
             sys.executable,
+            str(LEASH),
+            sys.executable,
             str(Path(os.environ["COMFYUI_PATH"]) / "main.py"),
             "--cpu",
             "--force-fp32",
@@ -92,7 +96,11 @@ class Server:
         ]
         self._log = self.log_path.open("wb")
         self.process = subprocess.Popen(
-            command, stdout=self._log, stderr=subprocess.STDOUT, cwd=self.cwd
+            command,
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            cwd=self.cwd,
         )
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -106,13 +114,16 @@ class Server:
         raise RuntimeError(f"ComfyUI did not start:\n{self.log()[-3000:]}")
 
     def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        stdin: Any = self.process.stdin
+        stdin.close()  # which ends the server at the latest after a while, see leash.py
+        self.process.wait()
         self._log.close()
+
+    @property
+    def pid(self) -> int:
+        """The process of ComfyUI itself."""
+        (comfyui,) = psutil.Process(self.process.pid).children()
+        return comfyui.pid
 
     def log(self) -> str:
         """Return what the server has logged."""
