@@ -261,6 +261,10 @@ class SwinUNet(nn.Module):
         x = reflect_pad_to(x, padded_height, padded_width)
         parts = [x, condition]
         if self.config.cond_start:
+            if y is None:
+                raise ValueError(
+                    "this network sees the latent that its chain starts around: give y"
+                )
             parts.append(reflect_pad_to(y, padded_height, padded_width))
         x = torch.cat(parts, dim=1)  # (B, seen, H, W)
 
