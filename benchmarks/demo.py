@@ -58,8 +58,9 @@ def run_demo(server: str, output: Path) -> None:
     restored.save(output / "restored.png")
     side_by_side(bicubic, restored, original).save(output / "comparison.png")
     print(f"Written: {output / 'restored.png'}, comparison.png, input.png")
+    steps = count_steps(prompt)
     print(
-        f"{size_of(low_quality)} -> {size_of(restored)}, {count_steps(prompt)} steps,"
+        f"{size_of(low_quality)} -> {size_of(restored)}, {steps} step{'s' if steps > 1 else ''},"
         f" {seconds:.1f} s; bicubic {score(bicubic, original)};"
         f" restored {score(restored, original)}"
     )

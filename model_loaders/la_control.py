@@ -84,9 +84,10 @@ class LAControl(comfy.controlnet.ControlNet):
         places = self._places(x_noisy[: len(x_noisy) // batched_number], len(hints))
         part = None if self.hint_key is None else cond.pop(self.hint_key, None)
         if part is not None and part.shape[-2:] == x_noisy.shape[-2:]:
-            if len(part) > batched_number:
-                of_branches = part.unflatten(0, (batched_number, -1))  # (branches, B, 4, h, w)
-                part = of_branches[:, places].flatten(0, 1)
+            if len(part) != len(x_noisy):  # hints of a whole batch, and a part of it is sampled
+                windows = len(x_noisy) // (batched_number * len(places))
+                of_windows = part.unflatten(0, (batched_number, windows, -1))
+                part = of_windows[:, :, places].flatten(0, 2)  # (branches windows B, 4, h, w)
             dtype = self.manual_cast_dtype or self.control_model.dtype
             self.cond_hint = part.to(x_noisy.device, dtype)
         try:

@@ -41,8 +41,8 @@ def exact_group_norm(
     rows = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
     mean = rows.mean(dim=1)  # (B, C), of each channel
     squares = [(part - mean[:, None]).square_().sum(dim=1) for part in rows.split(ROWS, dim=1)]
-    variance = torch.stack(squares).double().sum(dim=0) / (h * w)
-    by_group = mean.double().view(b, groups, -1)
+    variance = torch.stack(squares).sum(dim=0) / (h * w)
+    by_group = mean.view(b, groups, -1)
     group_mean = by_group.mean(dim=-1, keepdim=True)
     within = variance.view(b, groups, -1) + (by_group - group_mean).square()
     scale = (within.mean(dim=-1, keepdim=True) + eps).rsqrt().expand_as(by_group)
@@ -52,7 +52,7 @@ def exact_group_norm(
         scale, shift = scale * weight, shift * weight
     if bias is not None:
         shift = shift + bias
-    return torch.addcmul(shift.float()[..., None, None], x, scale.float()[..., None, None])
+    return torch.addcmul(shift[..., None, None], x, scale[..., None, None])
 
 
 @cache
@@ -61,18 +61,19 @@ def _exact_class(plain: type[nn.GroupNorm]) -> type[nn.GroupNorm]:
         """A GroupNorm that is exact on channels-last maps on CPUs too."""
 
         def forward(self, x: Tensor) -> Tensor:
-            changed = (
-                getattr(self, "comfy_cast_weights", False)
-                or getattr(self, "weight_function", ())
-                or getattr(self, "bias_function", ())
-            )
             if (
-                changed
-                or (x.device.type, x.dtype, x.ndim) != ("cpu", torch.float32, 4)
+                (x.device.type, x.dtype, x.ndim) != ("cpu", torch.float32, 4)
                 or x.is_contiguous()
                 or not x.is_contiguous(memory_format=torch.channels_last)
             ):
                 return super().forward(x)
+            if (
+                getattr(self, "comfy_cast_weights", False)
+                or getattr(self, "weight_function", ())
+                or getattr(self, "bias_function", ())
+            ):  # ComfyUI changes the weights on their way
+                made = super().forward(x.contiguous())
+                return made.contiguous(memory_format=torch.channels_last)
             return exact_group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
     return ExactGroupNorm

@@ -167,6 +167,10 @@ def with_patches(model, keys=PATCHED_KEYS):
     return patched
 
 
+# Norms are summed in another order where weights are cast: 3e-5 of a range of 20 was seen.
+ROUNDING = 1e-4
+
+
 def load_partially(model):
     """Load a MODEL with room for next to nothing, so that its weights are cast when used."""
     model.load(torch.device("cpu"), lowvram_model_memory=1000)
@@ -180,7 +184,7 @@ def load_partially(model):
 def test_a_partly_loaded_model_predicts_the_same(tmp_path):
     expected = predict(load(tmp_path))
     model = load_resshift(save_unet(tmp_path))
-    assert torch.equal(predict(load_partially(model)), expected)
+    assert_close(predict(load_partially(model)), expected, ROUNDING)
 
 
 @pytest.mark.parametrize("key", [*PATCHED_KEYS, TABLE_KEY])
@@ -197,7 +201,7 @@ def test_a_weight_patch_works_loaded_whole_and_partly_and_is_taken_back(tmp_path
     assert torch.equal(predict(model), expected)
 
     fresh = with_patches(load_resshift(save_unet(tmp_path)), [key])
-    assert_close(predict(load_partially(fresh)), whole, 1e-5)
+    assert_close(predict(load_partially(fresh)), whole, ROUNDING)
 
 
 def test_another_schedule_on_a_clone_leaves_the_model_as_it_is(tmp_path):
