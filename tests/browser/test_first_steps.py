@@ -55,7 +55,7 @@ def test_a_new_user_restores_a_picture_with_three_clicks(new_server: Server, bro
     assert frontend.picture_size(3) == [150, 100]
     frontend.screenshot("first_steps_2_opened")
     frontend.run()
-    assert frontend.page.evaluate("() => window.previews") >= 4
+    assert frontend.page.evaluate("() => window.previews") >= 1  # the bundled model takes one step
     assert frontend.picture_size(8) == [600, 400]
     assert frontend.page.get_by_text("missing", exact=False).count() == 0
     frontend.screenshot("first_steps_3_done")

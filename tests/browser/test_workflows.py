@@ -52,7 +52,9 @@ def test_a_run_from_the_page_shows_previews_and_the_picture(frontend: Frontend, 
     frontend.open_workflow(ui_workflow(name), name)
     frontend.set_widget(5, "seed", 77)
     frontend.run()
-    assert frontend.page.evaluate("() => window.previews") >= 4
+    assert frontend.page.evaluate("() => window.previews") >= (
+        1 if name == "restoration_measure" else 4
+    )
     size = [3 * 600 + 2 * 8, 432] if name == "restoration_measure" else [600, 400]
     assert frontend.picture_size(8) == size
     frontend.screenshot(f"{name}_done")
