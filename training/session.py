@@ -106,7 +106,7 @@ def train(arguments: argparse.Namespace) -> None:
             teacher, features = load_teacher(downloads), FeatureDistance()
             start_weights = read_start(downloads)
             cases_path = arguments.cache / "validation.pt"
-            if not cases_path.exists():
+            if arguments.judge and not cases_path.exists():
                 save_cases(cases_path, build_cases(teacher))
         cases = load_cases(cases_path) if arguments.judge else []
         start = build_start({name: w.float() for name, w in start_weights.items()}).to(device)
