@@ -65,7 +65,7 @@ def compile_networks(setting: Setting, report: Report) -> None:
 
     with report.attempt("bundled, compiled", precision):
         bundled = load_bundled_model(dtype=precision)
-        name = f"bundled 4 steps x4, {large} px"
+        name = f"bundled x4, {large} px"
         report_compiled(name, bundled, bundled_vae(), large_picture, TARGETS["bundled 256"])
     if setting.tiny:
         return  # tracing the second network would take longer than all other parts

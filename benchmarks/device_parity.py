@@ -89,7 +89,8 @@ def unet_call(model: Any, side: int, batch: int = 1) -> tuple[Callable[[], Tenso
     lq = draw_pictures(batch, side * ratio).movedim(-1, 1) * 2 - 1
     lq = torch.nn.functional.pixel_unshuffle(lq, ratio).to(**made)
     x, timesteps = draw_latent(*shape).to(**made), torch.full((batch,), 2.0).to(**made)
-    return lambda: network.diffusion_model(x, timesteps, lq=lq), shape
+    y = draw_latent(*shape).to(**made) if network.network_config.cond_start else None
+    return lambda: network.diffusion_model(x, timesteps, lq=lq, y=y), shape
 
 
 def write_resshift_reference(setting: Setting, report: Report) -> None:
