@@ -8,12 +8,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..images.color import COLOR_FIXES, ColorFix
-from ..pipelines.control import STARTS, Start
+from ..pipelines.diffbir_conditioning import STARTS, Start
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
 from ..pipelines.diffbir_sampling import SPACED, run_sampler
+from ..pipelines.frames import FRAMES_AT_ONCE
 from ..pipelines.latent_guidance import LatentGuidance
 from ..pipelines.noise import BatchNoise
-from ..pipelines.restore import FRAMES_AT_ONCE
 from ..pipelines.restore_diffbir import (
     LONG_PROMPTS,
     DiffBIRWeights,

@@ -7,7 +7,7 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..pipelines.control import check_controlled
+from ..pipelines.diffbir_conditioning import check_controlled
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
 from ..pipelines.diffbir_sampling import (
     LEAST_SPACED_STEPS,
@@ -18,7 +18,7 @@ from ..pipelines.diffbir_sampling import (
     spaced_run_sigmas,
 )
 from ..pipelines.latent_guidance import LatentGuidance
-from ..pipelines.noise import BatchNoise
+from ..pipelines.noise import BatchNoise, PictureSeeds
 from .diffbir_guidance import (
     CATEGORY,
     fidelity_input,
@@ -204,14 +204,13 @@ class DiffBIRSampler(io.ComfyNode):
                 negative,
                 latent_image,
                 preset=version,
-                seed=seed,
+                seeds=PictureSeeds(seed, batch_noise),
                 steps=steps,
                 cfg=cfg,
                 sampler=sampler,
                 scheduler=scheduler,
                 guidance=guidance,
                 guidance_target=guidance_target,
-                batch_noise=batch_noise,
             )
         )
 

@@ -8,8 +8,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..images.color import COLOR_FIXES, ColorFix
+from ..pipelines.frames import FRAMES_AT_ONCE
 from ..pipelines.noise import BatchNoise
-from ..pipelines.restore import FRAMES_AT_ONCE, restore_with_resshift
+from ..pipelines.restore_resshift import restore_with_resshift
 from ..pipelines.tiles import TILES, TILINGS, TileChoice, TileSettings, Tiling
 from .messages import names_its_node
 from .resshift_sampling import (

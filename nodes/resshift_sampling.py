@@ -7,9 +7,9 @@ from typing import Any, Literal
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..pipelines.conditioning import prepare_resshift
-from ..pipelines.noise import BATCH_NOISES, BatchNoise
-from ..pipelines.sampling import (
+from ..pipelines.noise import BATCH_NOISES, BatchNoise, PictureSeeds
+from ..pipelines.resshift_conditioning import prepare_resshift
+from ..pipelines.resshift_sampling import (
     patch_schedule,
     residual_shift_sampler,
     residual_shift_sigmas,
@@ -278,10 +278,9 @@ class ResidualShiftSampler(io.ComfyNode):
                 model,
                 positive,
                 latent_image,
-                seed=seed,
+                seeds=PictureSeeds(seed, batch_noise),
                 steps=steps,
                 randomness=randomness,
-                batch_noise=batch_noise,
             )
         )
 
@@ -306,7 +305,9 @@ class ResidualShiftSamplerSelect(io.ComfyNode):
     @names_its_node
     def execute(cls, randomness: float, batch_noise: BatchNoise) -> io.NodeOutput:
         """Make the sampler."""
-        return io.NodeOutput(residual_shift_sampler(randomness, batch_noise))
+        return io.NodeOutput(
+            residual_shift_sampler(randomness, PictureSeeds(batch_noise=batch_noise))
+        )
 
 
 class ResidualShiftScheduler(io.ComfyNode):

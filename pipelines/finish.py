@@ -152,6 +152,15 @@ def _picture(images: Tensor, k: int) -> Tensor:
     return images if len(images) == 1 else images[k : k + 1]
 
 
+def with_alpha_of(pictures: Tensor, restored: Tensor) -> Tensor:
+    """Return restored pictures with the alpha of the ones they came from, enlarged, if any."""
+    _, alpha = image_to_planes(pictures)
+    if alpha is None:
+        return restored
+    plane = enlarge_alpha(alpha, *restored.shape[1:3]).movedim(1, -1)
+    return torch.cat([restored, plane.to(restored)], dim=-1)
+
+
 def enlarge_alpha(alpha: Tensor, height: int, width: int) -> Tensor:
     """Return alpha `(B, 1, H, W)` at the size of the restored picture, within [0, 1]."""
     return torch.clamp(resize_bicubic(alpha, height, width), 0, 1)

@@ -29,7 +29,7 @@ from ..samplers.guidance import (
     next_sigma,
     posterior_mean_weight,
 )
-from .control import check_vae_is_there
+from .diffbir_conditioning import check_vae_is_there
 from .memory import is_out_of_memory
 from .tiled_decoding import TiledDecoder
 from .tiles import Grid, Window, current_tile

@@ -20,7 +20,7 @@ from pack.model_loaders.resshift import (
     load_resshift,
     load_vq_vae,
 )
-from pack.pipelines.restore import restore_with_resshift
+from pack.pipelines.restore_resshift import restore_with_resshift
 from pack.tests.support.golden import assert_close
 from pack.tests.support.objects import denoise
 from pack.tests.support.tiny import (

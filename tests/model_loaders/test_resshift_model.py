@@ -18,8 +18,8 @@ from pack.images.resize import enlarge_bicubic
 from pack.model_loaders.networks.swin_unet import SwinUNet
 from pack.model_loaders.resshift import load_resshift, load_vq_vae
 from pack.model_loaders.resshift_model import fit_preview
-from pack.pipelines.sampling import patch_schedule
-from pack.pipelines.start import start_picture
+from pack.pipelines.resshift_sampling import patch_schedule
+from pack.pipelines.resshift_start import start_picture
 from pack.samplers.chain import PREDICT_TYPES, predict_x_0, scale_input
 from pack.samplers.schedules import ResShiftSchedule
 from pack.tests.support.golden import assert_close

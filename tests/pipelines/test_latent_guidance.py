@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pack.pipelines import latent_guidance
-from pack.pipelines.conditioning import prepare_resshift
 from pack.pipelines.latent_guidance import LatentGuidance, patch_latent_guidance
-from pack.pipelines.sampling import residual_shift_sigmas
+from pack.pipelines.resshift_conditioning import prepare_resshift
+from pack.pipelines.resshift_sampling import residual_shift_sigmas
 from pack.pipelines.tiles import patch_tiles
 from pack.samplers.guidance import edge_weights, guidance_delta, posterior_mean_weight
 from pack.tests.support.analytic import analytic_model, around

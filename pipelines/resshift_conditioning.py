@@ -20,7 +20,7 @@ from ..model_loaders.resshift_model import (
     ResShiftModel,
     fit_preview,
 )
-from .start import start_picture
+from .resshift_start import start_picture
 
 logger = logging.getLogger("resshift-diffbir")
 

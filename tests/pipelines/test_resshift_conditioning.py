@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from pack.images.padding import reflect_pad_to
 from pack.images.resize import enlarge_bicubic
-from pack.pipelines.conditioning import prepare_resshift, resshift_model
+from pack.pipelines.resshift_conditioning import prepare_resshift, resshift_model
 from pack.tests.support.golden import assert_close
 from pack.tests.support.tiny import picture
 
