@@ -13,7 +13,7 @@ from ..pipelines.diffbir_conditioning import STARTS, Start, prepare_diffbir
 from ..pipelines.noise import BatchNoise, PictureSeeds
 from .files import find_file
 from .messages import names_its_node
-from .resshift_sampling import MAX_SEED, batch_noise_input
+from .widgets import MAX_SEED, batch_noise_input
 
 CATEGORY = "restoration/DiffBIR"
 

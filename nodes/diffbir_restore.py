@@ -22,19 +22,25 @@ from ..pipelines.restore_diffbir import (
 )
 from ..pipelines.stage_one import RULES, Rules
 from ..pipelines.tiles import DIFFBIR_TILINGS, TILES, TileChoice, TileSettings, Tiling
-from .diffbir_guidance import CATEGORY, fidelity_input, guidance_scale_input
-from .diffbir_sampling import (
+from .messages import names_its_node
+from .widgets import (
+    batch_noise_input,
     cfg_input,
+    diffbir_steps_input,
+    fidelity_input,
+    frames_at_once_input,
+    guidance_scale_input,
+    keep_grey_input,
     preset_input,
     sampler_input,
     scheduler_input,
-    steps_input,
+    seed_input,
+    tile_choice_input,
+    tile_input,
+    tile_overlap_input,
 )
-from .messages import names_its_node
-from .resshift_restore import frames_at_once_input, keep_grey_input
-from .resshift_sampling import batch_noise_input, seed_input
-from .tiles import tile_choice_input, tile_input, tile_overlap_input
 
+CATEGORY = "restoration/DiffBIR"
 MAX_SCALE = 8.0
 
 
@@ -104,7 +110,7 @@ class DiffBIRRestoreImage(io.ComfyNode):
                     multiline=True,
                     tooltip="What it must not show. Empty takes the preset's.",
                 ),
-                steps_input(),
+                diffbir_steps_input(),
                 cfg_input(),
                 fidelity_input(),
                 guidance_scale_input("guidance_scale", 0.0),
