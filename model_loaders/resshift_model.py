@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..images.padding import multiple_above
 from ..samplers.places import places_in_batch
 from .checkpoint import RECORD_KEY
 from .networks.swin_unet import SwinUNet, SwinUNetConfig
@@ -204,7 +205,7 @@ class ResShiftModel(comfy.model_base.BaseModel):
     def memory_required(self, input_shape: list[int], cond_shapes: dict | None = None) -> float:
         """Return the bytes that one call on a batch of this shape needs besides the weights."""
         multiple = self.network_config.size_multiple
-        height, width = (-(-side // multiple) * multiple for side in input_shape[2:4])
+        height, width = (multiple_above(side, multiple) for side in input_shape[2:4])
         elements = input_shape[0] * height * width * self.network_config.model_channels
         size = comfy.model_management.dtype_size(self.get_dtype_inference())
         return elements * PEAK_ELEMENTS * size + SCRATCH_BYTES

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..images.color import ColorFix, fix_color, is_grey, without_color
 from ..images.conversion import (
+    check_count,
     check_image,
     collect_pictures,
     image_to_planes,
@@ -30,7 +31,7 @@ def correct_color(image: Tensor, reference: Tensor, method: ColorFix) -> Tensor:
     """
     check_image(image)
     check_image(reference, "'reference'")
-    _check_count(reference, image, "reference")
+    check_count(len(reference), len(image), "'reference'")
 
     def corrected(k: int) -> Tensor:
         planes, alpha = image_to_planes(image[k : k + 1])
@@ -97,7 +98,7 @@ def finish_restoration(
     for given, other in others.items():
         if other is not None:
             check_image(other, f"'{given}'")
-            _check_count(other, image, given)
+            check_count(len(other), len(image), f"'{given}'")
     if mask is not None and is_stand_in(mask, height, width):
         raise ValueError(
             "'mask' is the empty one that Load Image gives with a picture without transparency."
@@ -106,7 +107,7 @@ def finish_restoration(
         )
     masks = None if mask is None else mask.reshape(-1, *mask.shape[-2:])
     if masks is not None:
-        _check_count(masks, image, "mask")
+        check_count(len(masks), len(image), "'mask'", "masks")
     new_width, new_height = output_width or width, output_height or height
     if output_height and not output_width:
         new_width = max(1, round(width * output_height / height))
@@ -138,13 +139,6 @@ def _put_back(planes: Tensor, original: Tensor, mask: Tensor) -> Tensor:
         )
     hole = mask_to_plane(mask, 1, *planes.shape[-2:]).to(planes)
     return planes * hole + known.to(planes) * (1 - hole)
-
-
-def _check_count(other: Tensor, image: Tensor, name: str) -> None:
-    if len(other) not in (1, len(image)):
-        raise ValueError(
-            f"'{name}' has {len(other)} pictures for {len(image)} images; give one or as many."
-        )
 
 
 def _picture(images: Tensor, k: int) -> Tensor:

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..images.conversion import image_to_planes, is_stand_in, mask_to_plane, planes_to_image
+from ..images.conversion import (
+    check_count,
+    image_to_planes,
+    is_stand_in,
+    mask_to_plane,
+    planes_to_image,
+)
 from ..images.padding import reflect_pad_to, reflect_pad_to_multiple
 from ..images.resize import enlarge_bicubic
 from ..images.transparency import visible_planes
@@ -143,11 +149,7 @@ def check_start_image(start_image: Tensor, scale: int, size: tuple[int, int], co
             f"'start_image' is {start.shape[-1]}x{start.shape[-2]} and must have the size of the"
             f" result, {width}x{height}: enlarge the image {scale} times with any upscaler."
         )
-    if len(start) not in (1, count):
-        raise ValueError(
-            f"'start_image' has {len(start)} pictures for {count} images; give one, or one for"
-            " each."
-        )
+    check_count(len(start), count, "'start_image'")
     return start.clamp(0, 1).expand(count, -1, -1, -1)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..images.color import ColorFix
 from ..images.conversion import (
+    check_count,
     check_image,
     collect_pictures,
     mask_to_plane,
@@ -82,10 +83,7 @@ def restore_with_resshift(
     mask = usable_mask(network, mask, height, width)
     if mask is not None:
         mask = mask.reshape(-1, *mask.shape[-2:])
-        if len(mask) not in (1, count):
-            raise ValueError(
-                f"'mask' has {len(mask)} masks for {count} images; give one mask or one for each."
-            )
+        check_count(len(mask), count, "'mask'", "masks")
         mask = mask.expand(count, -1, -1)
     scale = network.record.scale
     starts = None

@@ -19,6 +19,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import get_additional_models
 from torch import Tensor
 
+from ..images.padding import multiple_above
 from ..model_loaders.resshift_model import ResShiftModel
 from ..samplers.tiles import TileBlend, blend_weights, merge_tiles, sliding_windows
 from .memory import MARGIN, is_out_of_memory, largest_side, room_beside
@@ -175,8 +176,8 @@ def patch_tiles(
             f"'tile_overlap' is {overlap}; it must be less than 'tile', {tile}. A quarter of it is"
             " usual."
         )
-    ratio, multiple = _grid(model.model)
-    side = None if choice != "fixed" else _round_up(-(-tile // ratio), multiple)
+    ratio, multiple = _latent_units(model.model)
+    side = None if choice != "fixed" else multiple_above(-(-tile // ratio), multiple)
     patched = model.clone()
     tiles = _Tiles(side, -(-overlap // ratio), multiple, ratio, blend)
     patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, tiles.calc_cond_batch)
@@ -273,17 +274,13 @@ class TiledVAE:
         return Grid(size, side, overlap, self.tiles.blend)
 
 
-def _grid(model: Any) -> tuple[int, int]:
+def _latent_units(model: Any) -> tuple[int, int]:
     """Return output pixels per latent pixel and what the sides of a tile are multiples of."""
     ratio = getattr(model.latent_format, "spacial_downscale_ratio", 8)
     multiple = UNET_MULTIPLE
     if isinstance(model, ResShiftModel):
         multiple = model.network_config.size_multiple
     return ratio, multiple
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
 
 
 class _Tiles:
@@ -343,8 +340,8 @@ class _Tiles:
         try:
             return self._in_tiles(executor, model, conds, x_in, timestep, model_options)
         except RuntimeError as error:
-            used = min(self.side, _round_up(max(x_in.shape[-2:]), self.multiple))
-            half = _round_up(max(self.multiple, used // 2), self.multiple)
+            used = min(self.side, multiple_above(max(x_in.shape[-2:]), self.multiple))
+            half = multiple_above(max(self.multiple, used // 2), self.multiple)
             if not is_out_of_memory(error) or not self.may_halve or half == used:
                 raise
             logger.warning(

@@ -564,7 +564,7 @@ def test_targets_that_do_not_fit_are_refused(vae):
     with pytest.raises(ValueError, match="Make both from the same padded image"):
         sample(small)
     two = patch_latent_guidance(model, latent(random(5, (2, *SIZE[1:]))), FULL)
-    with pytest.raises(ValueError, match="2 targets for 3 pictures"):
+    with pytest.raises(ValueError, match="2 targets for 3 images"):
         sample(two, batch=3)
     large = patch_latent_guidance(model, picture(72, 64), FULL, vae=projection_vae())
     with pytest.raises(

@@ -150,7 +150,7 @@ def test_images_that_are_none_are_refused(sr, image, mask, remedy):
     ("mask", "remedy"),
     [
         (None, "connect a mask"),
-        (torch.zeros(3, 8, 8), "3 masks for 2 images; give one mask or one for each"),
+        (torch.zeros(3, 8, 8), "3 masks for 2 images; give one, or one for each"),
         (torch.zeros(1, 64, 64), r"with a picture without transparency\. Paint a mask"),
         (torch.ones(1, 64, 64), "'mask' is 64x64 and the image 8x8"),
         (torch.zeros(1, 8, 9), "resize the mask"),
