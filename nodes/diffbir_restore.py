@@ -10,9 +10,8 @@ from torch import Tensor
 from ..images.color import COLOR_FIXES, ColorFix
 from ..pipelines.diffbir_conditioning import STARTS, Start
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
-from ..pipelines.diffbir_sampling import SPACED, run_sampler
+from ..pipelines.diffbir_sampling import preset_guidance
 from ..pipelines.frames import FRAMES_AT_ONCE
-from ..pipelines.latent_guidance import LatentGuidance
 from ..pipelines.noise import BatchNoise
 from ..pipelines.restore_diffbir import (
     LONG_PROMPTS,
@@ -225,12 +224,6 @@ class DiffBIRRestoreImage(io.ComfyNode):
     ) -> io.NodeOutput:
         """Restore the images."""
         version = DIFFBIR_PRESETS[preset]
-        guidance = LatentGuidance(
-            guidance_scale,
-            fidelity,
-            version.guidance_version,
-            clamp=run_sampler(version, sampler) != SPACED,
-        )
         return io.NodeOutput(
             restore_with_diffbir(
                 DiffBIRWeights(model, clip, vae, control_net, upscale_model),
@@ -247,7 +240,7 @@ class DiffBIRRestoreImage(io.ComfyNode):
                 strength=strength,
                 noise_aug=noise_aug,
                 start=start,
-                guidance=guidance,
+                guidance=preset_guidance(version, sampler, guidance_scale, fidelity),
                 color_fix=color_fix,
                 rules=rules,
                 tiles=TileSettings(tiling, tile, tile_overlap, tile_choice),

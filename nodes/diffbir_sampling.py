@@ -10,12 +10,10 @@ from ..pipelines.diffbir_conditioning import check_controlled
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
 from ..pipelines.diffbir_sampling import (
     LEAST_SPACED_STEPS,
-    SPACED,
-    run_sampler,
+    preset_guidance,
     sample_diffbir,
     spaced_run_sigmas,
 )
-from ..pipelines.latent_guidance import LatentGuidance
 from ..pipelines.noise import BatchNoise, PictureSeeds
 from .messages import names_its_node
 from .widgets import (
@@ -126,14 +124,15 @@ class DiffBIRSampler(io.ComfyNode):
         """Sample."""
         check_controlled(positive)
         version = DIFFBIR_PRESETS[preset]
-        guidance = LatentGuidance(
+        guidance = preset_guidance(
+            version,
+            sampler,
             guidance_scale,
             fidelity,
-            version.guidance_version,
-            guidance_start,
-            guidance_end,
+            start_percent=guidance_start,
+            end_percent=guidance_end,
             repeat=guidance_repeat,
-            clamp=guidance_clamp or run_sampler(version, sampler) != SPACED,
+            clamp=guidance_clamp,
         )
         return io.NodeOutput(
             sample_diffbir(

@@ -52,6 +52,45 @@ def run_sampler(preset: DiffBIRPreset, sampler: str) -> str:
     return preset.sampler if sampler == OFFICIAL else sampler
 
 
+def preset_guidance(
+    preset: DiffBIRPreset,
+    sampler: str,
+    scale: float,
+    fidelity: float,
+    *,
+    start_percent: float = 0.0,
+    end_percent: float = 1.0,
+    repeat: int = 1,
+    clamp: bool = False,
+) -> LatentGuidance:
+    """Return latent guidance by the rule of a preset's version.
+
+    The official moves go beyond the target at early steps, which only the spaced sampler bears;
+    with every other no move does, whatever `clamp` is.
+
+    Args:
+        preset: Settings of the version.
+        sampler: `official`, `spaced` or one of ComfyUI's.
+        scale: See `LatentGuidance`, as what follows.
+        fidelity: The same.
+        start_percent: The same.
+        end_percent: The same.
+        repeat: The same.
+        clamp: The same.
+    Raises:
+        ValueError: If a number is out of range.
+    """
+    return LatentGuidance(
+        scale,
+        fidelity,
+        preset.guidance_version,
+        start_percent,
+        end_percent,
+        repeat=repeat,
+        clamp=clamp or run_sampler(preset, sampler) != SPACED,
+    )
+
+
 def spaced_run_sigmas(model: Any, steps: int) -> Tensor:
     """Return the SIGMAS of DiffBIR's spaced sampler on a MODEL.
 

@@ -16,6 +16,7 @@ from pack.pipelines.diffbir_conditioning import CONDITION_KEY, prepare_diffbir
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.diffbir_sampling import (
     patch_dynamic_cfg,
+    preset_guidance,
     run_sampler,
     sample_diffbir,
     spaced_run_sigmas,
@@ -373,6 +374,26 @@ def test_one_step_of_a_stock_sampler_is_the_prediction(preset, sampler):
     sampled = run(model, preset=preset, sampler=sampler, steps=1, callback=watched(seen))
     assert len(seen) == 1
     assert_close(sampled * LATENT_SCALE, seen[0], 2e-3)  # euler's difference of large states
+
+
+@pytest.mark.parametrize(
+    ("preset", "sampler", "clamp", "clamped"),
+    [
+        (V2, "official", False, False),
+        (V2, "spaced", False, False),
+        (V2, "spaced", True, True),
+        (V2, "euler", False, True),
+        (V21, "official", False, True),
+        (V21, "spaced", False, False),
+    ],
+)
+def test_moves_pass_the_target_only_with_the_spaced_sampler(preset, sampler, clamp, clamped):
+    guidance = preset_guidance(
+        preset, sampler, 0.5, 0.25, start_percent=0.1, end_percent=0.9, repeat=3, clamp=clamp
+    )
+    assert guidance == LatentGuidance(
+        0.5, 0.25, preset.guidance_version, 0.1, 0.9, repeat=3, clamp=clamped
+    )
 
 
 def test_one_step_of_the_spaced_sampler_is_refused():

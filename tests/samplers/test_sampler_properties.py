@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pack.samplers.chain import PREDICT_TYPES, predict_x_0, training_target
+from pack.samplers.chain import PREDICT_TYPES, predict_x_0
 from pack.samplers.discrete import alphas_cumprod, edm_sigmas, spaced_sigmas
 from pack.samplers.guidance import (
     GUIDANCE_VERSIONS,
@@ -28,6 +28,7 @@ from pack.samplers.schedules import (
     sqrt_eta_from_sigma,
 )
 from pack.samplers.tiles import TILE_BLENDS, blend_weights, cut_tile, merge_tiles, tile_positions
+from pack.tests.support.chain import network_target
 from pack.tests.support.properties import EVERY, batches, noise, seeds, sides
 
 schedules = st.builds(
@@ -111,7 +112,7 @@ def test_a_perfect_network_gives_the_clean_latent(kind, batch, height, width, sc
     x_0, y, drawn = (noise(seed + k, batch, 3, height, width).double() for k in range(3))
     eta = schedule.eta()[seed % schedule.steps]
     x = x_0 + eta * (y - x_0) + schedule.kappa * eta.sqrt() * drawn
-    target = training_target(kind, x_0, y, drawn, eta, schedule.kappa)
+    target = network_target(kind, x_0, y, drawn, eta, schedule.kappa)
     found = predict_x_0(kind, target, x, y, eta, schedule.kappa)
     assert torch.allclose(found, x_0, atol=1e-6)
 
