@@ -97,7 +97,7 @@ def prepare_diffbir(
         raise ValueError(f"'start' is one of {', '.join(STARTS)}, not '{start}'.")
     if not 0 <= noise_aug < TRAINING_STEPS:
         raise ValueError(f"'noise_aug' is {noise_aug}; give 0 to {TRAINING_STEPS - 1}.")
-    planes = visible_planes(image)
+    planes = visible_planes(image)  # (B, 3, H, W)
     height, width = planes.shape[-2:]
     padded = F.pad(
         planes,
@@ -107,8 +107,8 @@ def prepare_diffbir(
             0,
             multiple_above(height, multiple) - height,
         ),
-    )
-    condition = vae.encode(planes_to_image(padded)).float()
+    )  # (B, 3, padded H, padded W)
+    condition = vae.encode(planes_to_image(padded)).float()  # (B, 4, padded H / 8, padded W / 8)
     hint = comfy.latent_formats.SD15().process_in(condition)
     if noise_aug > 0:
         generators = seeds.moved_by(NOISE_AUG_STREAM).generators(len(hint))

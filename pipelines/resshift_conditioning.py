@@ -94,21 +94,22 @@ def prepare_resshift(
     """
     network = resshift_model(model)
     _check_vae(network, vae)
-    planes = visible_planes(image).clamp(0, 1)
+    planes = visible_planes(image).clamp(0, 1)  # (B, 3, H, W)
     scale = network.record.scale
     height, width = planes.shape[-2:]
     hole = _hole(network, mask, planes)
     if hole is not None:
         planes = planes * (1 - hole)
 
-    planes = reflect_pad_to_multiple(planes, network.size_multiple_px)
-    y = vae.encode(planes_to_image(_start(model, planes, start_image, (height, width))))
+    planes = reflect_pad_to_multiple(planes, network.size_multiple_px)  # (B, 3, padded H, padded W)
+    start = _start(model, planes, start_image, (height, width))  # (B, 3, scale H, scale W)
+    y = vae.encode(planes_to_image(start))  # (B, latent channels, h, w)
     lq = planes * 2 - 1
     fit_preview(network, y, lq)
 
     values = {LATENT_KEY: y, LQ_KEY: lq}
     if hole is not None:
-        padded = reflect_pad_to_multiple(hole, network.size_multiple_px)
+        padded = reflect_pad_to_multiple(hole, network.size_multiple_px)  # as planes, one channel
         values[MASK_KEY] = padded * 2 - 1
     ratio = scale * network.network_config.condition_ratio
     return ResShiftInputs(

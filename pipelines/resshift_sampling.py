@@ -42,8 +42,8 @@ def residual_shift_sigmas(model: Any, steps: int, spacing: Spacing = "even") -> 
         ValueError: If the MODEL is another kind of model, or `steps` is out of range.
     """
     record = resshift_model(model).record
-    grid = check_sampling(model.get_model_object("model_sampling")).grid.cpu()
-    return sampling_sigmas(grid, steps or record.sampling_steps, spacing)
+    trained = check_sampling(model.get_model_object("model_sampling")).trained_sigmas.cpu()
+    return sampling_sigmas(trained, steps or record.sampling_steps, spacing)
 
 
 def patch_schedule(

@@ -225,11 +225,11 @@ class TiledVAE:
         grid = self._grid(size, ratio, needed)
         if grid is None:
             return self.vae.encode(pixels)
-        planes = pixels.movedim(-1, 1)
+        planes = pixels.movedim(-1, 1)  # (B, 3, H, W)
 
         def encoded(window: Window) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
-            return self.vae.encode(window.cut(planes, ratio).movedim(1, -1))
+            return self.vae.encode(window.cut(planes, ratio).movedim(1, -1))  # (B, C, h, w)
 
         return grid.merge(map(encoded, grid.windows))
 
@@ -248,7 +248,7 @@ class TiledVAE:
 
         def decoded(window: Window) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
-            return self.vae.decode(window.cut(samples)).movedim(-1, 1)
+            return self.vae.decode(window.cut(samples)).movedim(-1, 1)  # (B, 3, ratio h, ratio w)
 
         return grid.merge(map(decoded, grid.windows), ratio).movedim(1, -1)
 
@@ -415,18 +415,18 @@ class _Tiles:
             _prepare_hints(entry, x_in, timestep, model_options)
         height, width = windows[0].height, windows[0].width
         weights = self._weights(height, width, side - stride, x_in.device)
-        totals = [torch.zeros(x_in.shape, device=x_in.device) for _ in conds]
-        counts = torch.zeros(x_in.shape[-2:], device=x_in.device)
+        totals = [torch.zeros(x_in.shape, device=x_in.device) for _ in conds]  # (B, C, H, W) each
+        counts = torch.zeros(x_in.shape[-2:], device=x_in.device)  # (H, W)
         for group in _groups(windows, model, conds, x_in):
             options = self._options_for(group, model_options)
             comfy.model_management.throw_exception_if_processing_interrupted()
             controls: dict[int, Any] = {}
             cut = [_cut_branch(branch, group, x_in, controls) for branch in conds]
-            x = torch.cat([window.cut(x_in) for window in group])
+            x = torch.cat([window.cut(x_in) for window in group])  # (windows B, C, h, w)
             predicted = executor(model, cut, x, timestep.repeat(len(group)), options)
             for total, branch in zip(totals, predicted, strict=True):
                 for window, tile in zip(group, branch.chunk(len(group)), strict=True):
-                    window.cut(total).add_(tile * weights)
+                    window.cut(total).add_(tile * weights)  # (B, C, h, w)
             for window in group:
                 window.cut(counts).add_(weights)
         return [(total / counts).to(x_in.dtype) for total in totals]
@@ -544,7 +544,7 @@ def _cut_all(tensor: Tensor, group: list[Window], batch: int, ratio: int = 1) ->
     if len(group) > 1 and len(tensor) != batch:
         repeats = -(-batch // len(tensor))
         tensor = tensor.repeat(repeats, *(1 for _ in tensor.shape[1:]))[:batch]
-    return torch.cat([window.cut(tensor, ratio) for window in group])
+    return torch.cat([window.cut(tensor, ratio) for window in group])  # (windows B, C, h, w)
 
 
 # Control branches

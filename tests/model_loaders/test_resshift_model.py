@@ -42,7 +42,7 @@ GENERATOR = torch.Generator().manual_seed(0)
 NOISE, Y = torch.randn(2, 2, 3, 8, 8, generator=GENERATOR)
 LQ = torch.rand(2, 3, 8, 8, generator=GENERATOR) * 2 - 1
 CONDITIONING = {"concat_latent_image": Y, "resshift_lq": LQ}
-GRID = TINY_RECORD.schedule.grid().float()
+GRID = TINY_RECORD.schedule.trained_sigmas().float()
 
 
 @pytest.fixture(autouse=True)
@@ -208,8 +208,8 @@ def test_another_schedule_on_a_clone_leaves_the_model_as_it_is(tmp_path):
     model = load(tmp_path)
     expected = predict(model)
     patched = patch_schedule(model, ResShiftSchedule(7, 1.0, 0.1))
-    assert len(patched.get_model_object("model_sampling").grid) == 7
-    assert len(model.get_model_object("model_sampling").grid) == 4
+    assert len(patched.get_model_object("model_sampling").trained_sigmas) == 7
+    assert len(model.get_model_object("model_sampling").trained_sigmas) == 4
     comfy.model_management.load_models_gpu([patched])
     assert (predict(patched) - expected).abs().max() > 1e-3
     comfy.model_management.load_models_gpu([model])

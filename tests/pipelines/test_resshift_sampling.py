@@ -211,7 +211,10 @@ def test_zero_steps_are_the_models_own_also_where_it_needs_one(tmp_path, sr):
     assert len(residual_shift_sigmas(sr[0], 0)) == 5
     one_step, _ = tiny_pair(tmp_path, sampling_steps=1)
     sigmas = residual_shift_sigmas(one_step, 0)
-    assert sigmas.tolist() == [one_step.get_model_object("model_sampling").grid[-1].item(), 0]
+    assert sigmas.tolist() == [
+        one_step.get_model_object("model_sampling").trained_sigmas[-1].item(),
+        0,
+    ]
 
 
 def test_the_latent_comes_back_with_what_it_carries(sr, inputs):
@@ -314,7 +317,7 @@ def test_the_simple_scheduler_at_t_steps_is_the_trained_grid_bit_for_bit(sr, sch
     model = patch_schedule(sr[0], schedule)
     sampling = model.get_model_object("model_sampling")
     simple = comfy.samplers.calculate_sigmas(sampling, "simple", schedule.steps)
-    assert torch.equal(simple, sampling_sigmas(schedule.grid().float(), 0))
+    assert torch.equal(simple, sampling_sigmas(schedule.trained_sigmas().float(), 0))
     assert torch.equal(simple, residual_shift_sigmas(model, schedule.steps))
 
 

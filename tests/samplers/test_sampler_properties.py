@@ -45,7 +45,7 @@ weights = st.floats(1e-4, 1)
 @EVERY
 @given(schedules)
 def test_a_schedule_rises_and_its_sigmas_go_back_to_eta(schedule):
-    eta, grid = schedule.eta(), schedule.grid()
+    eta, grid = schedule.eta(), schedule.trained_sigmas()
     assert ((eta > 0) & (eta < 1)).all()
     assert (eta.diff() > 0).all()
     assert (grid.diff() > 0).all()
@@ -58,7 +58,7 @@ def test_a_schedule_rises_and_its_sigmas_go_back_to_eta(schedule):
 @given(schedules, st.integers(0, 200), st.sampled_from(SPACINGS))
 def test_a_run_falls_from_the_noisiest_to_zero(schedule, steps, spacing):
     assume(spacing == "even" or steps <= schedule.steps)
-    grid = schedule.grid()
+    grid = schedule.trained_sigmas()
     run = sampling_sigmas(grid, steps, spacing)
     assert (run.diff() < 0).all()
     assert run[-1] == 0
@@ -71,7 +71,7 @@ def test_a_run_falls_from_the_noisiest_to_zero(schedule, steps, spacing):
 @EVERY
 @given(schedules, st.floats(0, 1))
 def test_indices_and_sigmas_are_each_others_inverse(schedule, share):
-    grid = schedule.grid()
+    grid = schedule.trained_sigmas()
     index = torch.tensor(share * (len(grid) - 1), dtype=torch.float64)
     back = index_from_sigma(sigma_from_index(index, grid), grid)
     assert abs(back - index) < 2e-3  # indices within 1e-3 of a whole number become it
@@ -82,7 +82,7 @@ def test_indices_and_sigmas_are_each_others_inverse(schedule, share):
 @EVERY
 @given(schedules)
 def test_the_dense_table_rises_and_holds_the_grid(schedule):
-    grid = schedule.grid()
+    grid = schedule.trained_sigmas()
     table = dense_sigmas(grid)
     assert len(table) >= 1024
     assert (table.diff() > 0).all()
