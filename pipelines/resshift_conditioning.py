@@ -24,7 +24,6 @@ from ..model_loaders.resshift_model import (
     LQ_KEY,
     MASK_KEY,
     ResShiftModel,
-    fit_preview,
 )
 from .resshift_start import start_picture
 
@@ -105,7 +104,6 @@ def prepare_resshift(
     start = _start(model, planes, start_image, (height, width))  # (B, 3, scale H, scale W)
     y = vae.encode(planes_to_image(start))  # (B, latent channels, h, w)
     lq = planes * 2 - 1
-    fit_preview(network, y, lq)
 
     values = {LATENT_KEY: y, LQ_KEY: lq}
     if hole is not None:
