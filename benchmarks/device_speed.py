@@ -16,7 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ..model_loaders.resshift import bundled_vae, load_bundled_model, load_resshift, load_vq_vae
-from ..pipelines.restore import restore_with_resshift
+from ..pipelines.restore_resshift import restore_with_resshift
 from ..pipelines.tiles import TileSettings
 from .device_facts import launch_seconds
 from .device_parity import unet_call

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import convolve
 
 from pack.images.degradation import (
     KERNELS,
@@ -168,6 +169,16 @@ def test_a_sinc_of_full_band_keeps_more_contrast_than_one_of_a_third():
 def test_filtering_keeps_a_flat_picture_flat_to_its_border():
     flat = torch.full((1, 3, 20, 20), 0.3)
     assert torch.allclose(filter_image(flat, gaussian_kernel(19, 3, 1, 0.3)), flat, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "border"), [(16, 9, "mirror"), (9, 16, "mirror"), (8, 16, "nearest")]
+)
+def test_filters_see_the_picture_reflected_at_its_border(height, width, border):
+    image = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    kernel = np.random.default_rng(0).random((17, 17))  # a picture of its radius is too small
+    expected = [[convolve(plane, kernel, mode=border) for plane in x] for x in image.numpy()]
+    assert np.allclose(filter_image(image, kernel), expected, rtol=1e-5)
 
 
 def test_pictures_smaller_than_the_kernel_are_filtered():
