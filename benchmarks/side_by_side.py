@@ -104,7 +104,7 @@ def build(
     from pack.benchmarks.diffbir import stage_one_network
     from pack.model_loaders.record import PRESETS
     from pack.model_loaders.resshift import load_resshift, load_vq_vae
-    from pack.pipelines.restore import restore_with_resshift
+    from pack.pipelines.restore_resshift import restore_with_resshift
     from pack.pipelines.stage_one import remove_degradation
 
     comfy.utils.set_progress_bar_enabled(False)
