@@ -234,6 +234,58 @@ def test_the_first_order_is_the_chain_of_its_parts():
     assert torch.equal(low, (x[0].clamp(0, 1) * 255).round() / 255)
 
 
+# Options of Real-ESRGAN's published training, under their names there.
+REAL_ESRGAN = {
+    "kernel_prob": (0.45, 0.25, 0.12, 0.03, 0.12, 0.03),
+    "sinc_prob": 0.1,
+    "blur_sigma": (0.2, 3),
+    "betag_range": (0.5, 4),
+    "betap_range": (1, 2),
+    "resize_prob": (0.2, 0.7, 0.1),
+    "resize_range": (0.15, 1.5),
+    "gaussian_noise_prob": 0.5,
+    "noise_range": (1, 30),
+    "poisson_scale_range": (0.05, 3),
+    "gray_noise_prob": 0.4,
+    "jpeg_range": (30, 95),
+}
+REAL_ESRGAN_2 = {
+    **REAL_ESRGAN,
+    "blur_sigma": (0.2, 1.5),
+    "resize_prob": (0.3, 0.4, 0.3),
+    "resize_range": (0.3, 1.2),
+    "noise_range": (1, 25),
+    "poisson_scale_range": (0.05, 2.5),
+}
+FIELDS = {
+    "kernel_prob": "kernel_weights",
+    "sinc_prob": "sinc_probability",
+    "blur_sigma": "sigma",
+    "betag_range": "generalized_beta",
+    "betap_range": "plateau_beta",
+    "resize_prob": "resize_weights",
+    "resize_range": "resize",
+    "gaussian_noise_prob": "gaussian_probability",
+    "noise_range": "gaussian_sigma",
+    "poisson_scale_range": "poisson_scale",
+    "gray_noise_prob": "gray_probability",
+    "jpeg_range": "jpeg_quality",
+}
+
+
+@pytest.mark.parametrize("preset", ["real-esrgan", "diffbir v2.1"])
+def test_the_second_order_has_real_esrgans_published_options(preset):
+    settings = PRESETS[preset]
+    for stage, options in ((settings.first, REAL_ESRGAN), (settings.second, REAL_ESRGAN_2)):
+        assert {name: getattr(stage, FIELDS[name]) for name in options} == options
+    assert (settings.first.blur_probability, settings.second.blur_probability) == (1, 0.8)
+    assert (settings.final_sinc_probability, settings.final_jpeg_quality) == (0.8, (30, 95))
+    # the second stage's JPEG is the last one
+    assert (settings.first.jpeg_probability, settings.second.jpeg_probability) == (1, 0)
+    assert settings.final_jpeg_last_probability == 0.5
+    assert settings.scale == 4
+
+
 def test_a_reduction_makes_the_picture_that_many_times_smaller_on_the_way():
     image = photograph_like()
     stage = replace(QUIET, reduction=(2, 8), filters=("area",))
