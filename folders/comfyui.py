@@ -21,7 +21,8 @@ def start_comfyui(root: Path, arguments: Sequence[str], temporary: Path) -> Any:
         arguments: Its command line.
         temporary: An own folder for its temporary files: another ComfyUI may run beside this one.
     """
-    own = ["--temp-directory", str(temporary), "--database-url", "sqlite:///:memory:"]
+    database = f"sqlite:///{temporary / 'comfyui.db'}"
+    own = ["--temp-directory", str(temporary), "--database-url", database]
     if "--verbose" not in arguments:
         own += ["--verbose", "WARNING"]  # the line of progress is what counts
     sys.argv = [str(root / "main.py"), *own, *arguments]

@@ -8,11 +8,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from .comfyui import start_comfyui
 from .job import Job, Outcome
 from .listing import Picture
+
+if TYPE_CHECKING:
+    from .restorer import Restorer
 
 AHEAD = 2  # pictures that are read, and results that are written, while one is restored
 Given = TypeVar("Given")
@@ -35,20 +38,19 @@ class LocalEngine:
     """Restores in this process, on the device that ComfyUI chooses."""
 
     def run(self, job: Job, pictures: Iterable[Picture]) -> Iterator[Outcome]:
-        """Yield what came of each picture, in their order.
-
-        While one is restored, the next are read and the last are written.
-        """
-        with (
-            tempfile.TemporaryDirectory(prefix="restoration-", ignore_cleanup_errors=True) as folder,
-            ThreadPoolExecutor(1) as reader,
-            ThreadPoolExecutor(1) as writer,
-        ):
+        """Yield what came of each picture, in their order."""
+        with tempfile.TemporaryDirectory(prefix="restoration-", ignore_cleanup_errors=True) as folder:
             server = start_comfyui(job.comfyui, job.comfyui_arguments, Path(folder))
             # It imports ComfyUI, which chooses its device when it is imported.
             restorer = importlib.import_module(".restorer", __package__).Restorer(job, server)
-            read = in_order(reader, restorer.read, pictures, AHEAD)
-            yield from in_order(writer, restorer.write, map(restorer.restore, read), AHEAD)
+            yield from restore_all(restorer, pictures)
+
+
+def restore_all(restorer: Restorer, pictures: Iterable[Picture]) -> Iterator[Outcome]:
+    """Yield what came of each picture; the next are read and the last written meanwhile."""
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        read = in_order(reader, restorer.read, pictures, AHEAD)
+        yield from in_order(writer, restorer.write, map(restorer.restore, read), AHEAD)
 
 
 def in_order(
