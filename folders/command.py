@@ -244,7 +244,7 @@ def tell_plan(plan: Plan) -> int:
 
 def run(job: Job, plan: Plan, engine: Engine, shard: Shard) -> int:
     """Restore what is left and return the exit status."""
-    progress = Progress()
+    progress = Progress(sys.stderr)
     failures = job.target / manifest_name("failures", shard)
     with contextlib.ExitStack() as stack:
         counting = Counting(plan, progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from typing import TextIO
 
@@ -14,7 +13,7 @@ REPORT_INTERVAL_S = 30  # where the output is no terminal
 class Progress:
     """Counts pictures and shows them."""
 
-    def __init__(self, output: TextIO = sys.stderr):
+    def __init__(self, output: TextIO):
         """Start to count; the clock runs from the first picture on, when models are loaded."""
         self._output = output
         self._interval = INTERVAL_S if output.isatty() else REPORT_INTERVAL_S

@@ -37,7 +37,7 @@ def write_workflow(path: Path, prompt: dict[str, Any]) -> Path:
     return path
 
 
-def write_pictures(folder: Path, names: Iterable[str], side: int = 8) -> dict[str, np.ndarray]:
+def write_pictures(folder: Path, names: Iterable[str], side: int = 16) -> dict[str, np.ndarray]:
     """Write pictures of random pixels and return them by their name, `(side, side, 3)` bytes."""
     random = np.random.default_rng(0)
     pictures = {name: random.integers(0, 256, (side, side, 3), np.uint8) for name in names}
@@ -77,13 +77,20 @@ def all_of(folder: Path) -> list[Picture]:
 
 def restore_here(job: Job) -> dict[str, Outcome]:
     """Restore a job's pictures in the ComfyUI of this process; return what came of each."""
-    from pack.folders.engines import restore_all
-    from pack.folders.restorer import Restorer
+    return {outcome.input: outcome for outcome in EngineHere().run(job, all_of(job.source))}
 
-    from pack.tests.support.running import MessageRecorder
 
-    restorer = Restorer(job, MessageRecorder())
-    return {outcome.input: outcome for outcome in restore_all(restorer, all_of(job.source))}
+class EngineHere:
+    """An engine in the ComfyUI of this process, which cannot be started twice."""
+
+    def run(self, job: Job, pictures: Iterable[Picture]) -> Iterator[Outcome]:
+        """Yield what came of each picture."""
+        from pack.folders.engines import restore_all
+        from pack.folders.restorer import Restorer
+
+        from pack.tests.support.running import MessageRecorder
+
+        yield from restore_all(Restorer(job, MessageRecorder()), pictures)
 
 
 def command(*arguments: object, comfyui: list[str] = BARE) -> list[str]:
