@@ -124,7 +124,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     serve.add_argument("--port", type=int, help="8188, or any free one if that is taken")
     serve.set_defaults(command=run_serve)
     folder = commands.add_parser(
-        "folder", help="restore a folder of pictures with a workflow: docs/folders.md", add_help=False
+        "folder",
+        help="restore a folder of pictures with a workflow: docs/folders.md",
+        add_help=False,
     )
     folder.set_defaults(command=run_folder)
     bench = commands.add_parser(

@@ -33,6 +33,6 @@ def start_comfyui(root: Path, arguments: Sequence[str], temporary: Path) -> Any:
     threading.Thread(
         target=loop.run_until_complete, args=(server.publish_loop(),), daemon=True
     ).start()
-    utils = importlib.import_module("comfy.utils")
+    utils: Any = importlib.import_module("comfy.utils")
     utils.PROGRESS_BAR_ENABLED = False  # one line of progress is enough
     return server

@@ -12,17 +12,17 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from .engines import Engine, LocalEngine
 from .errors import FolderError, is_disk_full
-from .job import PARTIAL, Encoding, Job, Outcome
+from .job import PARTIAL, Encoding, Job
 from .listing import Choice, Picture, Shard, list_pictures
 from .locking import alone
 from .manifest import Done, adding_lines, manifest_name
-from .progress import Progress, duration
+from .progress import Progress
 from .workflow import read_workflow, settings_key
 
 PACK = Path(__file__).absolute().parents[1]
@@ -248,9 +248,7 @@ def run(job: Job, plan: Plan, engine: Engine, shard: Shard) -> int:
     failures = job.target / manifest_name("failures", shard)
     with contextlib.ExitStack() as stack:
         counting = Counting(plan, progress)
-        manifest = stack.enter_context(
-            adding_lines(job.target / manifest_name("manifest", shard))
-        )
+        manifest = stack.enter_context(adding_lines(job.target / manifest_name("manifest", shard)))
         failed = stack.enter_context(adding_lines(failures, anew=True))
         stack.callback(progress.show)
         stack.enter_context(counting)

@@ -39,7 +39,9 @@ class LocalEngine:
 
     def run(self, job: Job, pictures: Iterable[Picture]) -> Iterator[Outcome]:
         """Yield what came of each picture, in their order."""
-        with tempfile.TemporaryDirectory(prefix="restoration-", ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix="restoration-", ignore_cleanup_errors=True
+        ) as folder:
             server = start_comfyui(job.comfyui, job.comfyui_arguments, Path(folder))
             # It imports ComfyUI, which chooses its device when it is imported.
             restorer = importlib.import_module(".restorer", __package__).Restorer(job, server)

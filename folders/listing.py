@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PICTURES = frozenset(
-    ".avif .bmp .gif .jpeg .jpg .jfif .png .tga .tif .tiff .webp".split()
+    [".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".jfif", ".png", ".tga", ".tif", ".tiff", ".webp"]
 )  # fmt: skip
-VIDEOS = frozenset(".avi .m4v .mkv .mov .mp4 .mpeg .mpg .webm".split())
+VIDEOS = frozenset([".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"])
 LONGEST_NAME_BYTES = 240  # of the 255 that file systems take: room for an extension
 
 

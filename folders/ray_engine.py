@@ -9,6 +9,7 @@ import logging
 import pickle
 import sys
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from .job import Job, Outcome
 from .listing import Picture
 
 PACK = Path(__file__).absolute().parents[1]
+REQUIREMENT = "ray[data]>=2.60,<2.64"
 CALLS_AT_ONCE = 3  # one picture is read, one restored, one written
 TRIES = 3
 
@@ -61,7 +63,8 @@ class RayEngine:
         """
         if importlib.util.find_spec("ray") is None or not importlib.util.find_spec("pyarrow"):
             raise FolderError(
-                f'--ray needs Ray, which this Python lacks: {sys.executable} -m pip install "ray[data]"'
+                "--ray needs Ray, which this Python lacks. Install it:\n"
+                f'{sys.executable} -m pip install "{REQUIREMENT}"'
             )
         ray = importlib.import_module("ray")
         data = importlib.import_module("ray.data")
@@ -70,7 +73,11 @@ class RayEngine:
         count = _write_lines(todo, pictures)
         told = bytearray(count)
         try:
-            for row in self._restore(ray, data, job, todo).iter_rows():
+            with warnings.catch_warnings():
+                # How often a task is tried is to be given otherwise from Ray 2.64 on.
+                warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
+                outcomes = self._restore(ray, data, job, todo)
+            for row in outcomes.iter_rows():
                 number, line = json.loads(row["text"])
                 told[number] = 1
                 yield Outcome.from_line(line)
@@ -80,7 +87,9 @@ class RayEngine:
 
     def _restore(self, ray: Any, data: Any, job: Job, todo: Path) -> Any:
         """Return the dataset of outcomes, which is made while it is read."""
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
         context = data.DataContext.get_current()
+        context.print_on_execution_start = False
         context.max_errored_blocks = -1  # what is missing in the end is told as failed
         context.enable_progress_bars = False
         resources = ray.cluster_resources()

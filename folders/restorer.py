@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import importlib
 import os
 import platform
 import time
@@ -21,8 +22,6 @@ import numpy as np
 import torch
 from comfy.cli_args import args
 
-import nodes
-
 from .errors import FolderError, is_disk_full
 from .job import Job, Outcome, inside
 from .listing import Picture
@@ -31,6 +30,8 @@ from .pictures import read_metadata, write_picture
 from .video import VideoWriter, read_frames, video_suffix
 from .workflow import Place, Prompt
 
+# ComfyUI's nodes, whose name ours have too.
+NODE_CLASSES: dict[str, Any] = importlib.import_module("nodes").NODE_CLASS_MAPPINGS
 PICTURE_NODE = "RestorationFolderPicture"
 RESULT_NODE = "RestorationFolderResult"
 
@@ -80,12 +81,12 @@ class Restorer:
         self._handed: dict[str, tuple] = {}
         self._taken: dict[str, list[torch.Tensor]] = {}
         self._check_workflow()
-        self._loader = nodes.NODE_CLASS_MAPPINGS[self._node(job.workflow.picture)["class_type"]]
-        nodes.NODE_CLASS_MAPPINGS[PICTURE_NODE] = _picture_node(self._handed, self._loader)
-        nodes.NODE_CLASS_MAPPINGS[RESULT_NODE] = _result_node(self._taken)
+        self._loader = NODE_CLASSES[self._node(job.workflow.picture)["class_type"]]
+        NODE_CLASSES[PICTURE_NODE] = _picture_node(self._handed, self._loader)
+        NODE_CLASSES[RESULT_NODE] = _result_node(self._taken)
         self._executor = execution.PromptExecutor(
             server,
-            cache_type=execution.CacheType.CLASSIC,
+            cache_type=execution.CacheType.CLASSIC,  # pyright: ignore[reportArgumentType]
             cache_args={"lru": 0, "ram": 0, "ram_inactive": 0},
         )
 
@@ -135,7 +136,7 @@ class Restorer:
         workflow = self._job.workflow
         for place in (workflow.picture, *workflow.results):
             class_type = self._node(place)["class_type"]
-            if class_type not in nodes.NODE_CLASS_MAPPINGS:
+            if class_type not in NODE_CLASSES:
                 raise FolderError(f"This ComfyUI has no node {class_type}: install its pack.")
         sample = Path(folder_paths.get_temp_directory()) / f"{uuid.uuid4().hex}.png"
         write_picture(np.zeros((64, 64, 3)), sample, self._job.encoding, None, {})
@@ -235,7 +236,9 @@ class Restorer:
             **work.prompt,
             workflow.picture.node: {"class_type": PICTURE_NODE, "inputs": {"token": token}},
         }
-        results = {f"{RESULT_NODE} {number}": place for number, place in enumerate(workflow.results)}
+        results = {
+            f"{RESULT_NODE} {number}": place for number, place in enumerate(workflow.results)
+        }
         for node, place in results.items():
             images = self._node(place)["inputs"][place.name]
             prompt[node] = {"class_type": RESULT_NODE, "inputs": {"images": images, "place": node}}

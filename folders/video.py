@@ -13,7 +13,8 @@ from av.video.frame import PictureType
 
 from .pictures import to_bytes
 
-SLOWEST_CRF = 40.0  # of quality 1; quality 100 is CRF 0
+LOWEST_QUALITY_CRF = 40.0  # of quality 1; quality 100 is CRF 0
+FINEST_TIME_BASE = Fraction(1, 90_000)  # where a file states none
 
 
 def video_suffix(path: str) -> str:
@@ -69,8 +70,9 @@ class VideoWriter:
         self._close = contextlib.ExitStack()
         self._source = self._close.enter_context(av.open(str(source)))
         self._container = self._close.enter_context(av.open(str(path), "w"))
-        self._crf = str(SLOWEST_CRF * (100 - quality) / 99)
+        self._crf = str(LOWEST_QUALITY_CRF * (100 - quality) / 99)
         self._video: av.VideoStream | None = None
+        self._time_base = Fraction(self._source.streams.video[0].time_base or FINEST_TIME_BASE)
         audio = self._source.streams.audio
         self._audio = {
             stream.index: self._container.add_stream_from_template(stream) for stream in audio
@@ -99,9 +101,9 @@ class VideoWriter:
                 self._first = time
             frame = av.VideoFrame.from_ndarray(to_bytes(image[..., :3]), format="rgb24")
             # Times may stand still in a damaged file; a container takes only growing ones.
-            pts = max(round((time - self._first) / self._video.time_base), self._last_pts + 1)
+            pts = max(round((time - self._first) / self._time_base), self._last_pts + 1)
             frame.pts = self._last_pts = pts
-            frame.time_base = self._video.time_base
+            frame.time_base = self._time_base
             frame.pict_type = PictureType.NONE
             self._container.mux(self._video.encode(frame))
 
@@ -123,7 +125,7 @@ class VideoWriter:
         # Half the colours' resolution needs even sizes.
         track.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
         track.options = {"crf": self._crf}
-        track.codec_context.time_base = track.time_base = Fraction(source.time_base or 0)
+        track.codec_context.time_base = self._time_base
         track.codec_context.max_b_frames = 0  # so that frames keep their times
         return track
 
@@ -132,8 +134,8 @@ class VideoWriter:
             return
         first = self._first or Fraction(0)
         for packet in self._source.demux(self._source.streams.audio):
-            if packet.dts is None:
-                continue
+            if packet.dts is None or packet.time_base is None:
+                continue  # the end of a track
             shift = round(first / packet.time_base)
             packet.pts = packet.dts if packet.pts is None else packet.pts
             packet.pts, packet.dts = packet.pts - shift, packet.dts - shift

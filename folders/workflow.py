@@ -192,7 +192,9 @@ def _find(prompt: Prompt, name: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise FolderError(f"Several nodes are called {name!r}: {_names(prompt, found)}. Give an id.")
+        raise FolderError(
+            f"Several nodes are called {name!r}: {_names(prompt, found)}. Give an id."
+        )
     raise FolderError(f"The workflow has no node {name!r}. It has: {_names(prompt, prompt)}")
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from pack.folders import command
 from pack.folders.errors import FolderError
 from pack.tests.support import folders as support
@@ -24,7 +26,6 @@ from pack.tests.support.folders import (
     write_pictures,
     write_workflow,
 )
-from PIL import Image
 
 pytestmark = pytest.mark.comfy
 SLOW_START = 120  # seconds that a loaded machine may take to start ComfyUI
@@ -57,7 +58,11 @@ def test_a_rerun_does_what_is_missing_or_changed_and_nothing_else(base, restore)
     write_pictures(base / "in", ["new.png"])
     Image.new("RGB", (16, 16), "red").save(base / "in" / "b.png")
     assert restore() == 0
-    assert [outcome.input for outcome in manifest_of(base / "out")[3:]] == ["a.png", "b.png", "new.png"]
+    assert [outcome.input for outcome in manifest_of(base / "out")[3:]] == [
+        "a.png",
+        "b.png",
+        "new.png",
+    ]
     after = contents(base / "out")
     assert after["a.png"] == before["a.png"]
     assert after["c.png"] == before["c.png"]
@@ -66,7 +71,12 @@ def test_a_rerun_does_what_is_missing_or_changed_and_nothing_else(base, restore)
 
 def test_changed_settings_do_everything_again(base, restore):
     write_pictures(base / "in", ["a.png"])
-    assert (restore(), restore("--keep-metadata"), restore("--keep-metadata"), lines(base)) == (0, 0, 0, 2)
+    assert (restore(), restore("--keep-metadata"), restore("--keep-metadata"), lines(base)) == (
+        0,
+        0,
+        0,
+        2,
+    )
     assert (restore("--set", "3.filename_prefix=y"), lines(base)) == (0, 3)
 
 
@@ -178,7 +188,9 @@ def test_wrong_arguments_are_told(capsys, arguments, said):
 
 
 def test_comfyuis_arguments_follow_two_dashes():
-    arguments = command.parse_arguments(["w", "in", "out", "--limit", "3", "--", "--cpu", "--x", "y"])
+    arguments = command.parse_arguments(
+        ["w", "in", "out", "--limit", "3", "--", "--cpu", "--x", "y"]
+    )
     assert (arguments.limit, arguments.comfyui_arguments) == (3, ("--cpu", "--x", "y"))
 
 
@@ -300,4 +312,5 @@ def test_an_installed_pack_restores_with_the_models_of_extra_model_paths(base):
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     with Image.open(base / "out" / "a.png") as result:
-        assert np.array_equal(np.asarray(result), 255 - pictures["a.png"])
+        difference = np.asarray(result).astype(int) - (255 - pictures["a.png"].astype(int))
+    assert np.abs(difference).max() <= 1, "Save Image rounds down"

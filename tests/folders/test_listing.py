@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pack.folders.listing import Choice, Picture, Shard, list_pictures
 from pack.tests.support.alone import call_alone
 from pack.tests.support.folders import all_of

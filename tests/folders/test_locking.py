@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from pack.folders.errors import FolderError
 from pack.folders.listing import Shard
 from pack.folders.locking import alone

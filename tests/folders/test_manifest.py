@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from pack.folders.job import Outcome, inside
 from pack.folders.listing import Shard
 from pack.folders.manifest import Done, adding_lines, content_sha256, manifest_name
@@ -112,7 +113,9 @@ def test_names_that_are_no_unicode_come_back(tmp_path):
     assert Outcome.from_line(outcome.to_line().encode("ascii")) == outcome
 
 
-@pytest.mark.parametrize("path", ["../x.png", "a/../../x.png", "link/x.png", "link/deep/x.png", ".."])
+@pytest.mark.parametrize(
+    "path", ["../x.png", "a/../../x.png", "link/x.png", "link/deep/x.png", ".."]
+)
 def test_a_result_that_would_lie_elsewhere_is_refused(tmp_path, path):
     (tmp_path / "out").mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -139,6 +142,8 @@ def test_a_manifest_of_a_hundred_thousand_lines_is_read_in_flat_memory(tmp_path)
     outcome = Outcome("", "done", sha256="0" * 64, settings="0" * 64, worker="machine:1000")
     with adding_lines(tmp_path / "manifest.jsonl") as file:
         for number in range(100_000):
-            line = replace(outcome, input=f"{number}.jpg", outputs=((f"{number}.png", 1),)).to_line()
+            line = replace(
+                outcome, input=f"{number}.jpg", outputs=((f"{number}.png", 1),)
+            ).to_line()
             file.write(f"{line}\n".encode())
     assert call_alone(grown_by_reading, folder=str(tmp_path)) < 8 * 1024  # the file has 40 MiB

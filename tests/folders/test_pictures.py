@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from pack.folders.job import Encoding
 from pack.folders.pictures import read_metadata, to_bytes, write_picture
-from PIL import Image
 
 PNG = Encoding("png", 92, False)
 

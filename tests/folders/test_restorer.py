@@ -15,6 +15,9 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+import nodes
 from pack.folders.errors import FolderError
 from pack.folders.job import Encoding
 from pack.folders.restorer import Restorer
@@ -28,9 +31,6 @@ from pack.tests.support.folders import (
     write_workflow,
 )
 from pack.tests.support.running import MessageRecorder
-from PIL import Image
-
-import nodes
 
 pytestmark = pytest.mark.comfy
 
@@ -43,7 +43,7 @@ class RefusesGreen:
     calls = 0
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
         return {"required": {"image": ("IMAGE",), "strength": ("FLOAT", {"default": 1.0})}}
 
     def look(self, image, strength):
@@ -61,7 +61,7 @@ class Constant:
     calls = 0
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
         return {"required": {"value": ("FLOAT", {"default": 0.5})}}
 
     def give(self, value):
@@ -78,7 +78,10 @@ def _own_nodes(monkeypatch):
 
 def refusing() -> dict:
     prompt = inverting(**{"4": {"class_type": "Constant", "inputs": {"value": 1.0}}})
-    prompt["2"] = {"class_type": "RefusesGreen", "inputs": {"image": ["1", 0], "strength": ["4", 0]}}
+    prompt["2"] = {
+        "class_type": "RefusesGreen",
+        "inputs": {"image": ["1", 0], "strength": ["4", 0]},
+    }
     return prompt
 
 
@@ -132,8 +135,9 @@ def test_every_picture_is_restored_under_its_own_name(base):
     assert [outcome.state for outcome in restored.values()] == ["done"] * 3
     for name, pixels in pictures.items():
         with Image.open(base / "out" / Path(name).with_suffix(".png")) as result:
-            assert np.array_equal(np.asarray(result), 255 - pixels)
+            difference = np.asarray(result).astype(int) - (255 - pixels.astype(int))
             told = json.loads(result.info["prompt"])
+        assert np.abs(difference).max() <= 1, "Save Image rounds down"
         assert told["1"] == {"class_type": "LoadImage", "inputs": {"image": name}}
     assert list((base / "out" / ".partial").iterdir()) == []
     assert list((base / "temp").iterdir()) == []
@@ -177,7 +181,10 @@ def test_batches_and_several_results_get_folders(base):
     prompt = inverting(
         **{
             "4": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["2", 0]}},
-            "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "y"}},
+            "5": {
+                "class_type": "SaveImage",
+                "inputs": {"images": ["4", 0], "filename_prefix": "y"},
+            },
         }
     )
     write_pictures(base / "in", ["box/a.png"])
@@ -242,8 +249,21 @@ def test_results_replace_links_and_never_what_those_name(base):
 def test_any_name_that_a_file_may_have_is_restored(base):
     (base / "in").mkdir()
     write_pictures(base, ["a.png"])
-    names = [b"caf\xe9.png", b"x" * 251 + b".png", b"a [output].png", b"..a.png"[1:], b"new\nline.png"]
-    names += [b"con.png", b"%date%.png", b"-flag.png", b"a:b*.png", b"\xff\xfe.PNG", b"\xf0\x9f\x99\x82.png"]
+    names = [
+        b"caf\xe9.png",
+        b"x" * 251 + b".png",
+        b"a [output].png",
+        b"..a.png"[1:],
+        b"new\nline.png",
+    ]
+    names += [
+        b"con.png",
+        b"%date%.png",
+        b"-flag.png",
+        b"a:b*.png",
+        b"\xff\xfe.PNG",
+        b"\xf0\x9f\x99\x82.png",
+    ]
     for name in names:
         (base / "in" / os.fsdecode(name)).write_bytes((base / "a.png").read_bytes())
     before = {path for path in base.rglob("*") if base / "out" not in path.parents}
@@ -300,7 +320,10 @@ def test_a_full_disk_stops_and_leaves_no_half_file(base, monkeypatch):
         ({"2": {"class_type": "ImageScaleBy", "inputs": {"image": ["1", 0]}}}, "upscale_method"),
         (
             {
-                "2": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["4", 0]}},
+                "2": {
+                    "class_type": "ImageBatch",
+                    "inputs": {"image1": ["1", 0], "image2": ["4", 0]},
+                },
                 "4": {"class_type": "LoadImage", "inputs": {"image": "gone.png"}},
             },
             "gone.png",
@@ -324,7 +347,7 @@ def test_a_mask_that_load_image_makes_of_transparency_arrives(base):
         FUNCTION = "show"
 
         @classmethod
-        def INPUT_TYPES(cls):
+        def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
             return {"required": {"mask": ("MASK",)}}
 
         def show(self, mask):

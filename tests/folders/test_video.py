@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from pack.folders.video import VideoWriter, read_frames, video_suffix
 from pack.tests.support.alone import call_alone
 from pack.tests.support.folders import inverting, make_job, restore_here

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from pack.folders.errors import FolderError
 from pack.folders.workflow import Place, derive_seed, read_workflow, settings_key
 from pack.tests.support.folders import inverting, workflow_of, write_workflow

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+
 from pack.folders.job import Encoding, Job, Outcome
 from pack.folders.listing import Choice, Picture, list_pictures
 from pack.folders.workflow import Workflow, read_workflow
-from PIL import Image
 
 PACK_ROOT = Path(__file__).resolve().parents[2]
 BARE = ["--cpu", "--disable-all-custom-nodes", "--disable-api-nodes"]  # starts fastest
@@ -87,7 +88,6 @@ class EngineHere:
         """Yield what came of each picture."""
         from pack.folders.engines import restore_all
         from pack.folders.restorer import Restorer
-
         from pack.tests.support.running import MessageRecorder
 
         yield from restore_all(Restorer(job, MessageRecorder()), pictures)
