@@ -9,7 +9,6 @@ import logging
 import pickle
 import sys
 import threading
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +20,8 @@ from .job import Job, Outcome
 from .listing import Picture
 
 PACK = Path(__file__).absolute().parents[1]
-REQUIREMENT = "ray[data]>=2.60,<2.64"
+REQUIREMENT = "ray[data]>=2.60"
 CALLS_AT_ONCE = 3  # one picture is read, one restored, one written
-TRIES = 3
 
 
 class NoRestorer:
@@ -55,8 +53,8 @@ class RayEngine:
     def run(self, job: Job, pictures: Iterable[Picture]) -> Iterator[Outcome]:
         """Yield what came of each picture as they are done.
 
-        A worker or machine that goes away loses nothing: Ray gives its pictures to others. One
-        that ends its worker every time is told as failed.
+        A worker or machine that goes away loses nothing: Ray gives its pictures to others, as
+        often as it takes. A picture that ends its worker every time is told as failed.
 
         Raises:
             FolderError: Ray is not installed, or has no such cluster.
@@ -73,11 +71,7 @@ class RayEngine:
         count = _write_lines(todo, pictures)
         told = bytearray(count)
         try:
-            with warnings.catch_warnings():
-                # How often a task is tried is to be given otherwise from Ray 2.64 on.
-                warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
-                outcomes = self._restore(ray, data, job, todo)
-            for row in outcomes.iter_rows():
+            for row in self._restore(ray, data, job, todo).iter_rows():
                 number, line = json.loads(row["text"])
                 told[number] = 1
                 yield Outcome.from_line(line)
@@ -114,8 +108,6 @@ class RayEngine:
                 num_gpus=gpus,
                 num_cpus=self.cpus,
                 fn_constructor_args=[str(PACK), pickle.dumps(job)],
-                max_restarts=-1,
-                max_task_retries=TRIES,
             )
         )
 
@@ -147,6 +139,9 @@ def restore_line(restorer: Any, line: str, one_at_a_time: threading.Lock) -> str
     picture = Picture(**told)
     if isinstance(restorer, NoRestorer):
         outcome = Outcome(picture.path, "stopped", restorer.reason)
+    elif restorer.tries.count(picture.path):
+        with one_at_a_time:  # alone, so that no other is counted if it ends the process again
+            outcome = restorer.write(restorer.restore(restorer.read(picture)))
     else:
         work = restorer.read(picture)
         with one_at_a_time:
@@ -185,5 +180,4 @@ def _untold(todo: Path, told: bytearray) -> Iterator[Outcome]:
         for line in lines:
             number, picture = json.loads(line)
             if not told[number]:
-                reason = f"The worker that restored it ended each of {TRIES + 1} times."
-                yield Outcome(picture["path"], "failed", reason)
+                yield Outcome(picture["path"], "failed", "Ray lost it; its log says why.")

@@ -23,10 +23,11 @@ import torch
 from comfy.cli_args import args
 
 from .errors import FolderError, is_disk_full
-from .job import Job, Outcome, inside
+from .job import PARTIAL, Job, Outcome, inside
 from .listing import Picture
 from .manifest import BLOCK_BYTES
 from .pictures import read_metadata, write_picture
+from .tries import MOST, Tries
 from .video import VideoWriter, read_frames, video_suffix
 from .workflow import Place, Prompt
 
@@ -65,6 +66,9 @@ class Restorer:
     """Runs one workflow for picture after picture; what does not depend on them stays loaded.
 
     `read`, `restore` and `write` may run in three threads at once for different pictures.
+
+    Attributes:
+        tries: How often each picture was begun.
     """
 
     def __init__(self, job: Job, server: Any):
@@ -77,6 +81,7 @@ class Restorer:
             FolderError: ComfyUI cannot run the workflow.
         """
         self._job = job
+        self.tries = Tries(job.target / PARTIAL / "tries")
         self._worker = f"{platform.node()}:{os.getpid()}"
         self._handed: dict[str, tuple] = {}
         self._taken: dict[str, list[torch.Tensor]] = {}
@@ -93,6 +98,11 @@ class Restorer:
     def read(self, picture: Picture) -> Work:
         """Read and decode a picture as the workflow's own node does; of a video only its hash."""
         work = Work(picture, Outcome(picture.path, "done", worker=self._worker))
+        if self.tries.count(picture.path) >= MOST:
+            reason = f"The process that restored it ended {MOST} times before it was done."
+            work.outcome = replace(work.outcome, state="failed", reason=reason)
+            return work
+        self.tries.begin(picture.path)
         if not picture.is_video:
             suffix = os.path.splitext(picture.path)[1]
             name = uuid.uuid4().hex + (suffix if suffix.isascii() else "")
@@ -129,6 +139,7 @@ class Restorer:
                 work.outcome = replace(work.outcome, outputs=outputs)
         for _, file in work.written:
             file.unlink(missing_ok=True)
+        self.tries.end(work.picture.path)
         return replace(work.outcome, finished=time.time())
 
     def _check_workflow(self) -> None:

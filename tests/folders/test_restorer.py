@@ -26,6 +26,7 @@ from pack.tests.support.folders import (
     contents,
     inverting,
     make_job,
+    nothing_partial,
     restore_here,
     write_pictures,
     write_workflow,
@@ -139,7 +140,7 @@ def test_every_picture_is_restored_under_its_own_name(base):
             told = json.loads(result.info["prompt"])
         assert np.abs(difference).max() <= 1, "Save Image rounds down"
         assert told["1"] == {"class_type": "LoadImage", "inputs": {"image": name}}
-    assert list((base / "out" / ".partial").iterdir()) == []
+    assert nothing_partial(base / "out")
     assert list((base / "temp").iterdir()) == []
 
 
@@ -174,7 +175,7 @@ def test_a_damaged_file_and_a_picture_that_a_node_refuses_fail_alone(base):
     assert failed["green.png"] == "RefusesGreen (2): this one is green"
     assert all("temp" not in reason for reason in failed.values())
     assert sorted(contents(base / "out")) == ["a.png", "z.png"]
-    assert list((base / "out" / ".partial").iterdir()) == []
+    assert nothing_partial(base / "out")
 
 
 def test_batches_and_several_results_get_folders(base):
@@ -309,7 +310,7 @@ def test_a_full_disk_stops_and_leaves_no_half_file(base, monkeypatch):
     assert outcome.state == "stopped"
     assert "free some space, then run the same command again" in outcome.reason
     assert contents(base / "out") == {}
-    assert list(job.partial.iterdir()) == []
+    assert nothing_partial(job.target)
 
 
 @pytest.mark.parametrize(

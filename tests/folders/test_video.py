@@ -9,7 +9,7 @@ import pytest
 
 from pack.folders.video import VideoWriter, read_frames, video_suffix
 from pack.tests.support.alone import call_alone
-from pack.tests.support.folders import inverting, make_job, restore_here
+from pack.tests.support.folders import inverting, make_job, nothing_partial, restore_here
 from pack.tests.support.videos import audio_of, frames_of, write_video
 
 pytestmark = pytest.mark.comfy
@@ -29,7 +29,7 @@ def test_a_video_becomes_a_video_with_its_times_and_its_audio(base, name):
     assert np.abs(after.astype(int) - (255 - before.astype(int))).max() <= 6
     assert new_times == pytest.approx(times, abs=0.002)
     assert audio_of(result) == audio_of(base / "in" / name)
-    assert list((base / "out" / ".partial").iterdir()) == []
+    assert nothing_partial(base / "out")
 
 
 def test_frames_come_a_few_at_a_time(tmp_path):
@@ -56,7 +56,7 @@ def test_a_damaged_video_fails_alone_and_leaves_nothing(base):
     restored = restore_here(make_job(base, inverting()))
     assert [outcome.state for outcome in restored.values()] == ["failed", "done", "failed"]
     assert all(outcome.reason for outcome in restored.values() if outcome.state == "failed")
-    assert list((base / "out" / ".partial").iterdir()) == []
+    assert nothing_partial(base / "out")
     assert sorted(path.name for path in (base / "out").iterdir()) == [".partial", "b.mp4"]
 
 

@@ -50,13 +50,13 @@ def write_pictures(folder: Path, names: Iterable[str], side: int = 16) -> dict[s
 
 def make_job(base: Path, prompt: dict[str, Any], **changed: Any) -> Job:
     """Return a job on `base/in` and `base/out`, whose folders are made."""
-    for name in ("in", "out", "out/.partial"):
+    for name in ("in", "out", "out/.partial/1-of-1"):
         (base / name).mkdir(parents=True, exist_ok=True)
     told: dict[str, Any] = {
         "workflow": read_workflow(write_workflow(base / "workflow.json", prompt), [], None, []),
         "source": base / "in",
         "target": base / "out",
-        "partial": base / "out" / ".partial",
+        "partial": base / "out" / ".partial" / "1-of-1",
         "encoding": Encoding("png", 92, False),
         "same_seed": False,
         "frames_at_once": 2,
@@ -125,11 +125,18 @@ def _lines(paths: Iterable[Path]) -> Iterator[Outcome]:
             yield Outcome.from_line(line)
 
 
+def nothing_partial(target: Path) -> bool:
+    """Return whether no file is left in a folder that was being written, or counted as begun."""
+    partial = target / ".partial"
+    return not [path for path in partial.rglob("*") if path.is_file() and path.name != "lock"]
+
+
 def contents(target: Path) -> dict[str, bytes]:
     """Return every result of a folder by its path."""
     return {
         str(path.relative_to(target)): path.read_bytes()
         for path in sorted(target.rglob("*"))
+        if ".partial" not in path.parts
         if path.is_file() and path.suffix in (".png", ".jpg", ".webp", ".mp4", ".mkv")
     }
 
