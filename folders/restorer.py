@@ -82,6 +82,7 @@ class Restorer:
         """
         self._job = job
         self.tries = Tries(job.target / PARTIAL / "tries")
+        self._server = server
         self._worker = f"{platform.node()}:{os.getpid()}"
         self._handed: dict[str, tuple] = {}
         self._taken: dict[str, list[torch.Tensor]] = {}
@@ -255,8 +256,11 @@ class Restorer:
             prompt[node] = {"class_type": RESULT_NODE, "inputs": {"images": images, "place": node}}
         self._handed[token] = loaded
         self._taken.clear()
+        self._server.last_prompt_id = (
+            uuid.uuid4().hex
+        )  # as ComfyUI's queue sets it: nodes' threads ask
         try:
-            self._executor.execute(prompt, uuid.uuid4().hex, {}, list(results))
+            self._executor.execute(prompt, self._server.last_prompt_id, {}, list(results))
         finally:
             self._handed.clear()
         if not self._executor.success:

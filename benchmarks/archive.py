@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Restores an archive twice, alone and on Ray: `python dev.py bench --archive`; see README.md.
+
+Crops of free photographs go through the bundled workflow in one process, then on a Ray cluster of
+two nodes on this machine, of which one is taken away while it works. Both have to give the same
+files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    import folders as setting
+else:
+    from . import folders as setting
+
+REMOVE_AFTER = 0.3  # of all pictures
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--side", type=int, default=40, help="of a picture, in pixels")
+    parser.add_argument("--cache", type=Path, default=setting.PACK_ROOT / ".dev" / "downloads")
+    arguments = parser.parse_args(argv)
+    if not os.environ.get("COMFYUI_PATH"):
+        print("Set COMFYUI_PATH, or use: python dev.py bench --archive", file=sys.stderr)
+        return 1
+    setting.make_importable()
+    with tempfile.TemporaryDirectory(prefix="restoration-archive-") as folder:
+        base = setting.make_base(Path(folder))
+        setting.write_crops(arguments.cache, base / "input", arguments.pictures, arguments.side)
+        alone, on_ray = base / "alone", base / "on ray"
+        print(describe("alone", restore_alone(base, alone), alone), flush=True)
+        print(describe("on Ray", restore_on_ray(base, on_ray, arguments.pictures), on_ray))
+        one, other = digests(alone), digests(on_ray)
+        complete = len(one) == len(other) == arguments.pictures
+        print(f"{len(one)} and {len(other)} results, equal: {one == other}")
+    return 0 if complete and one == other else 1
+
+
+def command(base: Path, target: Path, *more: str) -> list[str]:
+    """Return the folder command's line."""
+    run = setting.PACK_ROOT / "folders" / "run.py"
+    options = ["--base-directory", str(base), "--disable-api-nodes", "--cpu"]
+    paths = [str(setting.WORKFLOW), str(base / "input"), str(target)]
+    return [sys.executable, str(run), *paths, *more, "--", *options]
+
+
+def restore_alone(base: Path, target: Path) -> float:
+    """Restore everything in one process and return the seconds."""
+    start = time.monotonic()
+    subprocess.run(command(base, target), check=True)
+    return time.monotonic() - start
+
+
+def restore_on_ray(base: Path, target: Path, count: int) -> float:
+    """Restore everything on two nodes, remove one on the way, and return the seconds."""
+    from ray.cluster_utils import Cluster
+
+    # A worker needs two places: each node has room for one, the first also for what Ray reads.
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+    second = cluster.add_node(num_cpus=2)
+    ray = ["--ray-address", cluster.address, "--workers", "2", "--cpus-per-worker", "2"]
+    start = time.monotonic()
+    try:
+        process = subprocess.Popen(command(base, target, *ray))
+        while process.poll() is None:
+            if second and len(manifest(target)) > REMOVE_AFTER * count:
+                workers = Counter(outcome.worker for outcome in manifest(target))
+                print(f"\nremoving a node; so far: {dict(workers)}", flush=True)
+                cluster.remove_node(second, allow_graceful=False)
+                second = None
+            time.sleep(0.5)
+        if process.returncode or second:
+            raise RuntimeError(f"status {process.returncode}, node removed: {second is None}")
+    finally:
+        cluster.shutdown()
+    return time.monotonic() - start
+
+
+def manifest(target: Path) -> list[Any]:
+    """Return the lines of a folder's manifest, as far as they are written."""
+    outcome = importlib.import_module("pack.folders.job").Outcome
+    path = target / "manifest.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [outcome.from_line(line) for line in lines if line.endswith(b"\n")]
+
+
+def describe(title: str, seconds: float, target: Path) -> str:
+    """Return what a run took, in all and between its first and its last result."""
+    outcomes = manifest(target)
+    finished = sorted(outcome.finished for outcome in outcomes)
+    rate = (len(finished) - 1) / (finished[-1] - finished[0])
+    written = sum(size for outcome in outcomes for _, size in outcome.outputs)
+    states = dict(Counter(outcome.state for outcome in outcomes))
+    names = len({outcome.input for outcome in outcomes})
+    return (
+        f"{title}: {seconds:.0f} s, {rate:.2f} pictures a second once it ran, {written / 1e6:.1f} MB"
+        f" written; manifest: {len(outcomes)} lines, {names} names, {states}, by"
+        f" {len({outcome.worker for outcome in outcomes})} processes"
+    )
+
+
+def digests(target: Path) -> dict[str, str]:
+    """Return the SHA-256 of every result."""
+    return {
+        str(path.relative_to(target)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in target.rglob("*.png")
+        if ".partial" not in path.parts
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
