@@ -55,7 +55,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     argv = list(argv)
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
-        prog=os.environ.get("PACK_COMMAND", "run.py"),
+        prog=os.environ.get("PACK_COMMAND", f'python "{sys.argv[0]}"'),
         description=__doc__,
         epilog="After -- come arguments for ComfyUI, such as --cpu.",
     )
