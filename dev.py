@@ -52,7 +52,6 @@ BENCH_SCRIPTS = {
     "--help-pictures": "help_pictures.py",
     "--device": "device.py",
     "--folders": "folders.py",
-    "--archive": "archive.py",
 }
 READY_TIMEOUT_S = 600
 LOCK_POLL_S = 0.2

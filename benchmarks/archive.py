@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Restores an archive twice, alone and on Ray: `python dev.py bench --archive`; see README.md.
+"""Restores an archive twice, alone and on Ray: `python dev.py bench --folders --archive 1000`.
 
 Crops of free photographs go through the bundled workflow in one process, then on a Ray cluster of
 two nodes on this machine, of which one is taken away while it works. Both have to give the same
@@ -8,54 +7,39 @@ files.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import importlib
-import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-if __name__ == "__main__":
-    import folders as setting
-else:
-    from . import folders as setting
+from ..folders.job import Outcome
+from .folders import PACK_ROOT, WORKFLOW
 
 REMOVE_AFTER = 0.3  # of all pictures
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=1000)
-    parser.add_argument("--side", type=int, default=40, help="of a picture, in pixels")
-    parser.add_argument("--cache", type=Path, default=setting.PACK_ROOT / ".dev" / "downloads")
-    arguments = parser.parse_args(argv)
-    if not os.environ.get("COMFYUI_PATH"):
-        print("Set COMFYUI_PATH, or use: python dev.py bench --archive", file=sys.stderr)
-        return 1
-    setting.make_importable()
-    with tempfile.TemporaryDirectory(prefix="restoration-archive-") as folder:
-        base = setting.make_base(Path(folder))
-        setting.write_crops(arguments.cache, base / "input", arguments.pictures, arguments.side)
-        alone, on_ray = base / "alone", base / "on ray"
-        print(describe("alone", restore_alone(base, alone), alone), flush=True)
-        print(describe("on Ray", restore_on_ray(base, on_ray, arguments.pictures), on_ray))
-        one, other = digests(alone), digests(on_ray)
-        complete = len(one) == len(other) == arguments.pictures
-        print(f"{len(one)} and {len(other)} results, equal: {one == other}")
-    return 0 if complete and one == other else 1
+def compare(base: Path, count: int) -> bool:
+    """Print what both runs took; return whether both are complete and gave the same files.
+
+    Args:
+        base: What ComfyUI keeps beside itself; the pictures are in `input`.
+        count: How many those are.
+    """
+    alone, on_ray = base / "alone", base / "on ray"
+    print(describe("alone", restore_alone(base, alone), alone), flush=True)
+    print(describe("on Ray", restore_on_ray(base, on_ray, count), on_ray))
+    one, other = digests(alone), digests(on_ray)
+    print(f"{len(one)} and {len(other)} results, equal: {one == other}")
+    return len(one) == count and one == other
 
 
 def command(base: Path, target: Path, *more: str) -> list[str]:
     """Return the folder command's line."""
-    run = setting.PACK_ROOT / "folders" / "run.py"
+    run = PACK_ROOT / "folders" / "run.py"
     options = ["--base-directory", str(base), "--disable-api-nodes", "--cpu"]
-    paths = [str(setting.WORKFLOW), str(base / "input"), str(target)]
+    paths = [str(WORKFLOW), str(base / "input"), str(target)]
     return [sys.executable, str(run), *paths, *more, "--", *options]
 
 
@@ -91,12 +75,11 @@ def restore_on_ray(base: Path, target: Path, count: int) -> float:
     return time.monotonic() - start
 
 
-def manifest(target: Path) -> list[Any]:
+def manifest(target: Path) -> list[Outcome]:
     """Return the lines of a folder's manifest, as far as they are written."""
-    outcome = importlib.import_module("pack.folders.job").Outcome
     path = target / "manifest.jsonl"
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    return [outcome.from_line(line) for line in lines if line.endswith(b"\n")]
+    return [Outcome.from_line(line) for line in lines if line.endswith(b"\n")]
 
 
 def describe(title: str, seconds: float, target: Path) -> str:
@@ -121,7 +104,3 @@ def digests(target: Path) -> dict[str, str]:
         for path in target.rglob("*.png")
         if ".partial" not in path.parts
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, default=8, help="in a round")
     parser.add_argument("--side", type=int, default=256, help="of a picture, in pixels")
     parser.add_argument("--rounds", type=int, default=5)
+    text = "restore N crops alone and on two nodes of Ray instead, and compare"
+    parser.add_argument("--archive", type=int, metavar="N", help=text)
     parser.add_argument("--ray", action="store_true", help="also one and two workers of Ray")
     parser.add_argument("--cache", type=Path, default=PACK_ROOT / ".dev" / "downloads")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
@@ -49,7 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_importable()
     with tempfile.TemporaryDirectory(prefix="restoration-bench-") as folder:
         base = make_base(Path(folder))
-        write_crops(arguments.cache, base / "input", arguments.pictures, arguments.side)
+        count = arguments.archive or arguments.pictures
+        write_crops(arguments.cache, base / "input", count, arguments.side)
+        if arguments.archive:
+            archive = importlib.import_module("pack.benchmarks.archive")
+            return 0 if archive.compare(base, count) else 1
         report = measure(base, arguments.rounds)
         if arguments.ray:
             for workers in (1, 2):

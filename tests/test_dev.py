@@ -297,7 +297,9 @@ def test_what_dev_does_not_know_is_passed_on(line, command, extra):
 
 
 def test_a_folders_options_and_comfyuis_are_told_apart():
-    arguments = dev.parse_arguments("folder w.json in out --set 5.steps=4 -- --cpu".split())
+    arguments = dev.parse_arguments(
+        ["folder", "w.json", "in", "out", "--set", "5.steps=4", "--", "--cpu"]
+    )
     assert arguments.unknown == ["w.json", "in", "out", "--set", "5.steps=4"]
     assert arguments.passed_on == ["--cpu"]
 
