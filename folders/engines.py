@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -50,7 +51,11 @@ class LocalEngine:
 
 def restore_all(restorer: Restorer, pictures: Iterable[Picture]) -> Iterator[Outcome]:
     """Yield what came of each picture; the next are read and the last written meanwhile."""
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    with (
+        contextlib.closing(restorer),
+        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(1) as writer,
+    ):
         read = in_order(reader, restorer.read, pictures, AHEAD)
         yield from in_order(writer, restorer.write, map(restorer.restore, read), AHEAD)
 

@@ -143,6 +143,10 @@ class Restorer:
         self.tries.end(work.picture.path)
         return replace(work.outcome, finished=time.time())
 
+    def close(self) -> None:
+        """End in order: what was begun and is left is nobody's fault."""
+        self.tries.stop()
+
     def _check_workflow(self) -> None:
         """Let ComfyUI check the workflow, with a picture that is there."""
         workflow = self._job.workflow

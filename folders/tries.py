@@ -18,6 +18,7 @@ class Tries:
     def __init__(self, folder: Path):
         """Keep the folder, which is made."""
         self._folder = folder
+        self._begun: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
     def count(self, path: str) -> int:
@@ -29,12 +30,19 @@ class Tries:
 
     def begin(self, path: str) -> None:
         """Count a try."""
+        self._begun.add(path)
         with self._file(path).open("ab") as file:
             file.write(b".")
 
     def end(self, path: str) -> None:
         """Forget a picture's tries: what came of it is known."""
         self._file(path).unlink(missing_ok=True)
+        self._begun.discard(path)
+
+    def stop(self) -> None:
+        """Forget what this process has begun: it ends in order, so none of it is to blame."""
+        for path in list(self._begun):
+            self.end(path)
 
     def _file(self, path: str) -> Path:
         return self._folder / hashlib.sha256(os.fsencode(path)).hexdigest()[:32]

@@ -306,7 +306,9 @@ def test_a_full_disk_stops_and_leaves_no_half_file(base, monkeypatch):
     from pack.folders.engines import restore_all
     from pack.tests.support.folders import all_of
 
-    outcome = next(restore_all(restorer, all_of(job.source)))
+    outcomes = restore_all(restorer, all_of(job.source))
+    outcome = next(outcomes)
+    outcomes.close()
     assert outcome.state == "stopped"
     assert "free some space, then run the same command again" in outcome.reason
     assert contents(base / "out") == {}

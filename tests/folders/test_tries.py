@@ -18,6 +18,14 @@ def test_tries_are_counted_until_it_is_known_what_came_of_them(tmp_path):
     assert Tries(tmp_path / "tries").count("a.png") == 0
 
 
+def test_a_process_that_ends_in_order_blames_no_picture_but_those_of_others(tmp_path):
+    Tries(tmp_path).begin("another's.png")
+    tries = Tries(tmp_path)
+    tries.begin("own.png")
+    tries.stop()
+    assert (tries.count("own.png"), tries.count("another's.png")) == (0, 1)
+
+
 @pytest.mark.comfy
 def test_a_picture_that_ended_its_process_too_often_fails_alone_and_is_tried_anew_later(base):
     write_pictures(base / "in", ["a.png", "b.png"])
