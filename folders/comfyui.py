@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
+import shutil
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+LEFT_FOR_S = 3600  # before what a killed process left is taken away
 
 
 def start_comfyui(root: Path, arguments: Sequence[str], temporary: Path) -> Any:
@@ -36,3 +45,15 @@ def start_comfyui(root: Path, arguments: Sequence[str], temporary: Path) -> Any:
     utils: Any = importlib.import_module("comfy.utils")
     utils.PROGRESS_BAR_ENABLED = False  # one line of progress is enough
     return server
+
+
+def make_temporary_folder() -> Path:
+    """Return a new folder for temporary files, and take away those that killed processes left."""
+    place = Path(tempfile.gettempdir())
+    for folder in place.glob("restoration-*-*"):
+        if owner := re.fullmatch(r"restoration-(\d+)-\w+", folder.name):
+            # Processes of other containers cannot be seen: their folders are young.
+            is_old = time.time() - folder.stat().st_mtime > LEFT_FOR_S
+            if is_old and not psutil.pid_exists(int(owner[1])):
+                shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"restoration-{os.getpid()}-", dir=place))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import importlib
-import tempfile
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from .comfyui import start_comfyui
+from .comfyui import make_temporary_folder, start_comfyui
 from .job import Job, Outcome
 from .listing import Picture
 
@@ -40,13 +39,14 @@ class LocalEngine:
 
     def run(self, job: Job, pictures: Iterable[Picture]) -> Iterator[Outcome]:
         """Yield what came of each picture, in their order."""
-        with tempfile.TemporaryDirectory(
-            prefix="restoration-", ignore_cleanup_errors=True
-        ) as folder:
-            server = start_comfyui(job.comfyui, job.comfyui_arguments, Path(folder))
+        temporary = make_temporary_folder()
+        try:
+            server = start_comfyui(job.comfyui, job.comfyui_arguments, temporary)
             # It imports ComfyUI, which chooses its device when it is imported.
             restorer = importlib.import_module(".restorer", __package__).Restorer(job, server)
             yield from restore_all(restorer, pictures)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def restore_all(restorer: Restorer, pictures: Iterable[Picture]) -> Iterator[Outcome]:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -43,6 +44,7 @@ class Done:
     def __init__(self, target: Path):
         """Read every manifest of the folder; a line that is cut short does not count."""
         self._target = target
+        self._one_at_a_time = threading.Lock()  # the count of what is left asks beside the work
         self._index = sqlite3.connect("", check_same_thread=False)
         self._index.execute(
             "CREATE TABLE done (input BLOB PRIMARY KEY, line BLOB, finished REAL) WITHOUT ROWID"
@@ -65,9 +67,10 @@ class Done:
             settings: What it would be restored with now.
             compare_content: Read it even where size and time are the same.
         """
-        row = self._index.execute(
-            "SELECT line FROM done WHERE input = ?", (os.fsencode(picture.path),)
-        ).fetchone()
+        with self._one_at_a_time:
+            row = self._index.execute(
+                "SELECT line FROM done WHERE input = ?", (os.fsencode(picture.path),)
+            ).fetchone()
         if row is None:
             return False
         outcome = Outcome.from_line(row[0])

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .comfyui import start_comfyui
+from .comfyui import make_temporary_folder, start_comfyui
 from .errors import FolderError
 from .job import Job, Outcome
 from .listing import Picture
@@ -112,15 +112,11 @@ class RayEngine:
         )
 
 
-def start_restorer(pickled: bytes, temporary: Path) -> Any:
-    """Return what restores in an actor's process, or what says why it cannot.
-
-    Args:
-        pickled: The job.
-        temporary: A folder for ComfyUI's temporary files.
-    """
+def start_restorer(pickled: bytes) -> Any:
+    """Return what restores in an actor's process, from a pickled job, or what says why it cannot."""
     job: Job = pickle.loads(pickled)  # noqa: S301 - from this command's own process
-    server = start_comfyui(job.comfyui, job.comfyui_arguments, temporary)
+    # Ray ends its actors without notice; a later worker takes the folder away.
+    server = start_comfyui(job.comfyui, job.comfyui_arguments, make_temporary_folder())
     try:
         return importlib.import_module(".restorer", __package__).Restorer(job, server)
     except FolderError as error:

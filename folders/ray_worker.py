@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-import tempfile
 import threading
 import types
-from pathlib import Path
 from typing import Any
 
 
@@ -27,13 +25,12 @@ class RayWorker:
         self._job = job
         self._lock = threading.Lock()
         self._restorer: Any = None
-        self._temporary = tempfile.TemporaryDirectory(prefix="restoration-")
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Restore the pictures of a batch; calls overlap, so that one reads while another restores."""
         remote = importlib.import_module("pack.folders.ray_engine")
         with self._lock:
             if self._restorer is None:
-                self._restorer = remote.start_restorer(self._job, Path(self._temporary.name))
+                self._restorer = remote.start_restorer(self._job)
         lines = [remote.restore_line(self._restorer, line, self._lock) for line in batch["text"]]
         return {"text": lines}
