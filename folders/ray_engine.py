@@ -86,10 +86,10 @@ class RayEngine:
         context.print_on_execution_start = False
         context.max_errored_blocks = -1  # what is missing in the end is told as failed
         context.enable_progress_bars = False
-        resources = ray.cluster_resources()
-        gpus = self.gpus if self.gpus is not None else float(resources.get("GPU", 0) > 0)
+        cards = ray.cluster_resources().get("GPU", 0)
+        gpus = self.gpus if self.gpus is not None else float(cards > 0)
         machines = sum(node["Alive"] for node in ray.nodes())
-        places = int(resources["GPU"] / gpus) if gpus else machines
+        places = int(cards / gpus) if gpus else machines
         worker = importlib.import_module(".ray_worker", __package__)
         ray.cloudpickle.register_pickle_by_value(worker)
         return (

@@ -138,12 +138,12 @@ def grown_by_reading(folder: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.comfy
-def test_a_manifest_of_a_hundred_thousand_lines_is_read_in_flat_memory(tmp_path):
+def test_a_manifest_of_many_lines_is_read_in_flat_memory(tmp_path):
     outcome = Outcome("", "done", sha256="0" * 64, settings="0" * 64, worker="machine:1000")
     with adding_lines(tmp_path / "manifest.jsonl") as file:
-        for number in range(100_000):
+        for number in range(30_000):
             line = replace(
                 outcome, input=f"{number}.jpg", outputs=((f"{number}.png", 1),)
             ).to_line()
             file.write(f"{line}\n".encode())
-    assert call_alone(grown_by_reading, folder=str(tmp_path)) < 8 * 1024  # the file has 40 MiB
+    assert call_alone(grown_by_reading, folder=str(tmp_path)) < 8 * 1024  # the file has 12 MiB

@@ -179,6 +179,11 @@ def test_a_cluster_that_is_not_there_is_told(base, monkeypatch):
         next(engine.run(support.make_job(base, inverting()), []))
 
 
+def test_the_tests_use_the_ray_that_users_are_told_to_install():
+    requirements = (support.PACK_ROOT / "requirements-dev.txt").read_text(encoding="utf-8")
+    assert f"{ray_engine.REQUIREMENT};" in requirements
+
+
 def test_without_ray_the_command_that_installs_it_is_told(base, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     engine = command.choose_engine(command.parse_arguments(["w", "in", "out", "--ray"]))
