@@ -103,12 +103,12 @@ class Restorer:
             reason = f"The process that restored it ended {MOST} times before it was done."
             work.outcome = replace(work.outcome, state="failed", reason=reason)
             return work
-        self.tries.begin(picture.path)
         if not picture.is_video:
             suffix = os.path.splitext(picture.path)[1]
             name = uuid.uuid4().hex + (suffix if suffix.isascii() else "")
             work.staged = Path(folder_paths.get_temp_directory()) / name
         with self._counting(work):
+            self.tries.begin(picture.path)
             self._hash_and_stage(work)
             if work.staged:
                 work.loaded = self._load(work.prompt, work.staged.name)
