@@ -29,7 +29,12 @@ def compare(base: Path, count: int) -> bool:
     """
     alone, on_ray = base / "alone", base / "on ray"
     print(describe("alone", restore_alone(base, alone), alone), flush=True)
-    print(describe("on Ray", restore_on_ray(base, on_ray, count), on_ray))
+    seconds, removed = restore_on_ray(base, on_ray, count)
+    print(describe("on Ray", seconds, on_ray))
+    two, one_left = worker_rates(manifest(on_ray), removed)
+    print(
+        f"two workers {two:.2f}, one {one_left:.2f} pictures a second: {two / one_left:.2f} times"
+    )
     one, other = digests(alone), digests(on_ray)
     print(f"{len(one)} and {len(other)} results, equal: {one == other}")
     return len(one) == count and one == other
@@ -50,15 +55,19 @@ def restore_alone(base: Path, target: Path) -> float:
     return time.monotonic() - start
 
 
-def restore_on_ray(base: Path, target: Path, count: int) -> float:
-    """Restore everything on two nodes, remove one on the way, and return the seconds."""
+def restore_on_ray(base: Path, target: Path, count: int) -> tuple[float, float]:
+    """Restore everything on two nodes and remove one on the way.
+
+    Returns:
+        The seconds it took, and when the node was removed, in seconds since 1970.
+    """
     from ray.cluster_utils import Cluster
 
     # A worker needs two places: each node has room for one, the first also for what Ray reads.
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
     second = cluster.add_node(num_cpus=2)
     ray = ["--ray-address", cluster.address, "--workers", "2", "--cpus-per-worker", "2"]
-    start = time.monotonic()
+    start, removed = time.monotonic(), 0.0
     try:
         process = subprocess.Popen(command(base, target, *ray))
         while process.poll() is None:
@@ -66,13 +75,31 @@ def restore_on_ray(base: Path, target: Path, count: int) -> float:
                 workers = Counter(outcome.worker for outcome in manifest(target))
                 print(f"\nremoving a node; so far: {dict(workers)}", flush=True)
                 cluster.remove_node(second, allow_graceful=False)
-                second = None
+                second, removed = None, time.time()
             time.sleep(0.5)
         if process.returncode or second:
             raise RuntimeError(f"status {process.returncode}, node removed: {second is None}")
     finally:
         cluster.shutdown()
-    return time.monotonic() - start
+    return time.monotonic() - start, removed
+
+
+def worker_rates(outcomes: list[Outcome], removed: float) -> tuple[float, float]:
+    """Return pictures a second while two workers ran, and while one was left.
+
+    Args:
+        outcomes: Of a run on two nodes.
+        removed: When one was removed.
+    """
+    times: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        times.setdefault(outcome.worker, []).append(outcome.finished)
+    begun = sorted(min(finished) for finished in times.values())
+    two = sum(begun[1] < outcome.finished <= removed for outcome in outcomes)
+    # Another worker may take the place of the one that is gone, when the rest is done.
+    stop = min([*begun[2:], max(outcome.finished for outcome in outcomes)])
+    one = sum(removed < outcome.finished <= stop for outcome in outcomes)
+    return two / (removed - begun[1]), one / (stop - removed)
 
 
 def manifest(target: Path) -> list[Outcome]:

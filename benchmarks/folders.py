@@ -2,8 +2,8 @@
 """Measures what a folder costs: `python dev.py bench --folders`; see benchmarks/README.md.
 
 The same pictures go through the bundled workflow in three ways, in turns: in a bare loop over its
-nodes, by the folder command's engine in the same process, and over the HTTP API of a server. With
---ray also by one and by two workers of a Ray cluster on this machine.
+nodes, by the folder command's engine in the same process, and over the HTTP API of a server.
+--archive also restores many small pictures alone and on Ray (archive.py).
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from typing import Any
 PACK_ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = PACK_ROOT / "workflows" / "api" / "resshift_x4_bundled.json"
 SOURCES = ("mate-backgrounds", "lomiri-wallpapers-16.04")
+SIDE = 256  # of what is measured, in pixels
 LARGEST_OVERHEAD = 0.05
 READY_TIMEOUT_S = 300
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=8, help="in a round")
-    parser.add_argument("--side", type=int, default=256, help="of a picture, in pixels")
-    parser.add_argument("--rounds", type=int, default=5)
-    text = "restore N crops alone and on two nodes of Ray instead, and compare"
+    parser.add_argument("--pictures", type=int, default=4, help="in a round")
+    parser.add_argument("--rounds", type=int, default=4)
+    text = "first restore N crops alone and on two nodes of Ray, and compare"
     parser.add_argument("--archive", type=int, metavar="N", help=text)
-    parser.add_argument("--ray", action="store_true", help="also one and two workers of Ray")
+    parser.add_argument("--side", type=int, default=40, help="of the archive's crops, in pixels")
     parser.add_argument("--cache", type=Path, default=PACK_ROOT / ".dev" / "downloads")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args(argv)
@@ -49,21 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("Set COMFYUI_PATH, or use: python dev.py bench --folders", file=sys.stderr)
         return 1
     make_importable()
-    with tempfile.TemporaryDirectory(prefix="restoration-bench-") as folder:
-        base = make_base(Path(folder))
-        count = arguments.archive or arguments.pictures
-        write_crops(arguments.cache, base / "input", count, arguments.side)
-        if arguments.archive:
-            archive = importlib.import_module("pack.benchmarks.archive")
-            return 0 if archive.compare(base, count) else 1
+    equal = True
+    if arguments.archive:
+        archive = importlib.import_module("pack.benchmarks.archive")
+        with base_with_crops(arguments.cache, arguments.archive, arguments.side) as base:
+            equal = archive.compare(base, arguments.archive)
+    with base_with_crops(arguments.cache, arguments.pictures, SIDE) as base:
         report = measure(base, arguments.rounds)
-        if arguments.ray:
-            for workers in (1, 2):
-                report[f"ray_{workers}"] = measure_ray(base, workers)
     print(format_report(report))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return 0 if equal else 1
 
 
 def make_importable() -> None:
@@ -74,12 +70,16 @@ def make_importable() -> None:
     sys.path.pop(0)
 
 
-def make_base(folder: Path) -> Path:
-    """Return a folder with what ComfyUI keeps beside itself, this pack among its nodes."""
-    for name in ("custom_nodes", "input", "models", "output"):
-        (folder / name).mkdir()
-    (folder / "custom_nodes" / "restoration").symlink_to(PACK_ROOT)
-    return folder
+@contextlib.contextmanager
+def base_with_crops(cache: Path, count: int, side: int) -> Iterator[Path]:
+    """Give a folder with what ComfyUI keeps beside itself, this pack among its nodes, and crops."""
+    with tempfile.TemporaryDirectory(prefix="restoration-bench-") as folder:
+        base = Path(folder)
+        for name in ("custom_nodes", "input", "models", "output"):
+            (base / name).mkdir()
+        (base / "custom_nodes" / "restoration").symlink_to(PACK_ROOT)
+        write_crops(cache, base / "input", count, side)
+        yield base
 
 
 def write_crops(cache: Path, folder: Path, count: int, side: int) -> None:
@@ -249,24 +249,6 @@ def serving(root: Path, base: Path, options: Sequence[str]) -> Iterator[str]:
         process.wait()
 
 
-def measure_ray(base: Path, workers: int) -> float:
-    """Return pictures a second of Ray workers while all of them work."""
-    job = importlib.import_module("pack.folders.job")
-    target = base / f"ray {workers}"
-    options = ["--base-directory", str(base), "--disable-api-nodes", "--cpu"]
-    command = [sys.executable, str(PACK_ROOT / "folders" / "run.py"), str(WORKFLOW)]
-    command += [str(base / "input"), str(target), "--ray", "--workers", str(workers)]
-    subprocess.run([*command, "--", *options], check=True)
-    with (target / "manifest.jsonl").open(encoding="utf-8") as lines:
-        outcomes = [job.Outcome.from_line(line) for line in lines]
-    times: dict[str, list[float]] = {}
-    for outcome in outcomes:
-        times.setdefault(outcome.worker, []).append(outcome.finished)
-    start = max(min(finished) for finished in times.values())
-    stop = min(max(finished) for finished in times.values())
-    return sum(start < outcome.finished <= stop for outcome in outcomes) / (stop - start)
-
-
 def format_report(report: dict[str, Any]) -> str:
     """Return the figures as lines; each way's ratio is the median over the rounds' own ratios."""
     bare = report["bare"]
@@ -282,12 +264,6 @@ def format_report(report: dict[str, Any]) -> str:
         if name == "local":
             met = "met" if ratio <= 1 + LARGEST_OVERHEAD else "missed"
             lines.append(f"  target: at most {100 * LARGEST_OVERHEAD:.0f} %, {met}")
-    if "ray_1" in report:
-        one, two = report["ray_1"], report["ray_2"]
-        lines.append(
-            f"Ray: one worker {one:.3f}, two workers {two:.3f} pictures a second: {two / one:.2f}"
-            " times"
-        )
     return "\n".join(lines)
 
 

@@ -14,12 +14,7 @@ def test_ratios_are_of_rounds_and_the_target_is_told():
     assert "the folder command: 2.940 pictures a second, +2.0 % time over the bare loop" in lines
     assert "at most 5 %, met" in lines
     assert "+100.0 % time" in lines
-    assert "Ray" not in lines
-    slow = {**report, "local": [1.0, 2.0], "ray_1": 1.0, "ray_2": 1.5}
-    assert "at most 5 %, missed" in folders.format_report(slow)
-    assert "one worker 1.000, two workers 1.500 pictures a second: 1.50 times" in (
-        folders.format_report(slow)
-    )
+    assert "at most 5 %, missed" in folders.format_report({**report, "local": [1.0, 2.0]})
 
 
 def test_an_archive_is_told_by_its_manifest(tmp_path: Path):
@@ -32,3 +27,12 @@ def test_an_archive_is_told_by_its_manifest(tmp_path: Path):
     said = archive.describe("alone", 9.0, tmp_path)
     assert said.startswith("alone: 9 s, 1.00 pictures a second")
     assert "5 lines, 5 names, {'done': 5}, by 1 processes" in said
+
+
+def test_two_workers_are_compared_with_the_one_that_is_left():
+    told = [("a", 1.0), ("b", 2.0), ("a", 3.0), ("b", 3.5), ("a", 4.0), ("a", 6.0), ("a", 8.0)]
+    outcomes = [
+        Outcome(f"{number}.png", "done", worker=worker, finished=finished)
+        for number, (worker, finished) in enumerate([*told, ("c", 9.0)])
+    ]
+    assert archive.worker_rates(outcomes, 4.0) == (3 / 2, 3 / 5)
