@@ -311,6 +311,13 @@ def test_one_round_draws_from_its_own_ranges_and_nothing_else(preset, drawn):
     reduction, poisson = (0.25, 0.25), (0.05, 0.3)
     assert found - {(-math.pi, math.pi)} == {*drawn, reduction, poisson}
     assert 30 <= gaussian < 40  # nine of ten
+    assert PRESETS[preset].first.gray_probability == 0.2
+
+
+def test_a_picture_is_reduced_to_one_pixel_at_least():
+    stage = replace(QUIET, reduction=(32, 32), filters=("area",))
+    low = degrade(photograph_like(8, 8), replace(CLEAN, scale=1, first=stage), Recorded(0))
+    assert torch.equal(low, low[:, :1, :1].expand_as(low))
 
 
 @pytest.mark.parametrize(
