@@ -14,11 +14,11 @@ CATEGORY = "restoration/image"
 MAX_TILE = 8192
 
 
-def tile_input(*, advanced: bool = True) -> io.Int.Input:
+def tile_input(*, default: int = TILES.tile, advanced: bool = True) -> io.Int.Input:
     """Return the input for the side of a tile."""
     return io.Int.Input(
         "tile",
-        default=TILES.tile,
+        default=default,
         min=64,
         max=MAX_TILE,
         step=64,
@@ -30,11 +30,11 @@ def tile_input(*, advanced: bool = True) -> io.Int.Input:
     )
 
 
-def tile_overlap_input(*, advanced: bool = True) -> io.Int.Input:
+def tile_overlap_input(*, default: int = TILES.overlap, advanced: bool = True) -> io.Int.Input:
     """Return the input for the overlap of tiles."""
     return io.Int.Input(
         "tile_overlap",
-        default=TILES.overlap,
+        default=default,
         min=0,
         max=MAX_TILE,
         step=8,
