@@ -66,7 +66,7 @@ def write_diffbir_files(models: Path) -> None:
     for folder in ("checkpoints", "controlnet", "upscale_models"):
         (models / folder).mkdir(parents=True, exist_ok=True)
     source = _Source(5, 2**23)
-    unet = _unet_shapes(SMALL_UNET)
+    unet = unet_shapes(SMALL_UNET)
     checkpoint = _fill("model.diffusion_model.", unet, source)
     checkpoint |= {f"first_stage_model.{key}": t for key, t in _small_autoencoder().items()}
     checkpoint |= _fill("cond_stage_model.model.", _text_shapes(), source)
@@ -92,7 +92,7 @@ def write_full_size_files(models: Path) -> None:
     for folder in ("checkpoints", "controlnet", "upscale_models"):
         (models / folder).mkdir(parents=True, exist_ok=True)
     source = _Source(7, 2**25)
-    unet = _unet_shapes(FULL_UNET)
+    unet = unet_shapes(FULL_UNET)
     checkpoint = _fill("model.diffusion_model.", unet, source)
     checkpoint |= _fill("first_stage_model.", _autoencoder_shapes(), source)
     checkpoint |= _fill("cond_stage_model.model.", _text_shapes(), source)
@@ -148,7 +148,7 @@ def _fill(prefix: str, shapes: dict[str, tuple[int, ...]], source: _Source) -> d
     return {prefix + key: source(key, shape) for key, shape in shapes.items()}
 
 
-def _unet_shapes(sizes: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+def unet_shapes(sizes: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     network = openaimodel.UNetModel(
         **sizes,
         image_size=32,
