@@ -51,6 +51,7 @@ BENCH_SCRIPTS = {
     "--import": "import_time.py",
     "--help-pictures": "help_pictures.py",
     "--device": "device.py",
+    "--one-call": "one_call.py",
 }
 READY_TIMEOUT_S = 600
 LOCK_POLL_S = 0.2

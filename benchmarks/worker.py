@@ -37,6 +37,23 @@ def main() -> None:
             "comfyui": comfyui_version.__version__,
             "vae_attention": vae_attention().__name__,
         }
+    elif job["kind"] == "system":
+        from pack.benchmarks import systems
+
+        system = systems.build_system(
+            job["name"], job["size"], job["precision"], folder, tiny=job["tiny"]
+        )
+        # In the first run, whose memory and operations count, but whose time does not if it is short.
+        calls: list[int] = []
+
+        def restore() -> None:
+            if calls:
+                system.restore()
+            else:
+                calls.append(systems.count_calls(system))
+
+        found = measuring.measure(restore, device, job["seconds"])
+        found |= {"calls": calls[0], "weights_bytes": system.weights_bytes}
     elif job["kind"] == "codes":
         found = cases.compare_codes(job["precision"], job["size"], folder)
     else:

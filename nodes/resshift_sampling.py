@@ -33,8 +33,8 @@ def steps_input() -> io.Int.Input:
         min=0,
         max=MAX_STEPS,
         tooltip=(
-            "Network calls. 0 takes as many as the model was made for (4, 15, or 1 for SinSR),"
-            " which is best; fewer are faster, more change little."
+            "Network calls. 0 takes as many as the model was made for (4, 15, or 1 for SinSR and"
+            " RSD), which is best; fewer are faster, more change little."
         ),
     )
 
