@@ -39,6 +39,7 @@ MODEL_FOLDERS = {
     "CheckpointLoaderSimple": "checkpoints",
     "LAControlNetLoader": "controlnet",
     "SwinIRLoader": "upscale_models",
+    "HYPIRLoader": "loras",
 }
 DIFFBIR_STEPS = 2
 

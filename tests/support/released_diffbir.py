@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from spandrel.architectures.SwinIR import SwinIR
 from torch import Tensor
 
+from pack.model_loaders.hypir import hypir_modules
 from pack.tests.support.restoration import (
     golden_swinir,
     has_realesrgan,
@@ -63,7 +64,7 @@ AUTOENCODER = {
 
 def write_diffbir_files(models: Path) -> None:
     """Write the files that the shipped workflows name; RealESRGAN_x4plus is the published one."""
-    for folder in ("checkpoints", "controlnet", "upscale_models"):
+    for folder in ("checkpoints", "controlnet", "upscale_models", "loras"):
         (models / folder).mkdir(parents=True, exist_ok=True)
     source = _Source(5, 2**23)
     unet = unet_shapes(SMALL_UNET)
@@ -75,6 +76,7 @@ def write_diffbir_files(models: Path) -> None:
     save_file(whole, models / "checkpoints" / "v2-1_512-ema-pruned.safetensors")
     pickled = models / "checkpoints" / "sd2.1-base-zsnr-laionaes5.ckpt"
     torch.save({"state_dict": checkpoint}, pickled)
+    torch.save(lora_factors(SMALL_UNET, unet, 4, source), models / "loras" / "HYPIR_sd2.pth")
     for name in ("v1_general.pth", "v1_face.pth", "v2.pth", "DiffBIR_v2.1.pt"):
         torch.save(control, models / "controlnet" / name)
     for name, tensors in (
@@ -106,6 +108,20 @@ def write_full_size_files(models: Path) -> None:
             for key, t in _swin_ir().items()
         }
     torch.save({"state_dict": tensors}, models / "upscale_models" / "general_swinir_v1.ckpt")
+
+
+def lora_factors(
+    sizes: dict[str, Any], unet: dict[str, tuple[int, ...]], rank: int, source: _Source
+) -> dict[str, Tensor]:
+    """Return a LoRA of HYPIR's keys for a UNet of these sizes and shapes."""
+    factors = {}
+    for name, key in hypir_modules({**sizes, "transformer_depth_middle": 1}, unet).items():
+        outputs, *inputs = unet[key]
+        window = [1] * (len(inputs) - 1)
+        for part, shape in (("A", (rank, *inputs)), ("B", (outputs, rank, *window))):
+            full = f"{name}.lora_{part}.default.weight"
+            factors[full] = source(full, shape)
+    return factors
 
 
 def control_shapes(unet: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
