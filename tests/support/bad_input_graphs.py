@@ -188,6 +188,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "DiffBIRSampler": {"steps": 2},
     "DiffBIRRestoreImage": {"steps": 2, "scale": 1.0, "rules": "none"},
     "DiffBIRRemoveDegradation": {"rules": "none"},
+    "HYPIRLoader": {"lora_name": "HYPIR_sd2.pth"},
     "HYPIRRestoreImage": {"scale": 1.0},
     "RestorationDegrade": {"scale": 1},
     "DiffBIRLatentGuidance": {"fidelity": 0.5},

@@ -91,23 +91,39 @@ def write_diffbir_files(models: Path) -> None:
 
 def write_full_size_files(models: Path) -> None:
     """Write SD 2.1 base, LAControlNet v2 and SwinIR in fp16, at their full size, all random."""
-    for folder in ("checkpoints", "controlnet", "upscale_models"):
-        (models / folder).mkdir(parents=True, exist_ok=True)
     source = _Source(7, 2**25)
-    unet = unet_shapes(FULL_UNET)
-    checkpoint = _fill("model.diffusion_model.", unet, source)
+    _write_full_size_base(models, source)
+    control = _fill("", control_shapes(unet_shapes(FULL_UNET)), source)
+    _save_whole(models / "controlnet" / "v2.safetensors", control)
+    swin_ir = {
+        key: source(key, tuple(t.shape)) if t.is_floating_point() else t
+        for key, t in _swin_ir().items()
+    }
+    path = models / "upscale_models" / "general_swinir_v1.ckpt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": swin_ir}, path)
+
+
+def write_full_size_hypir(models: Path) -> None:
+    """Write SD 2.1 base and HYPIR's LoRA in fp16, at their full size, all random."""
+    source = _Source(7, 2**25)
+    _write_full_size_base(models, source)
+    factors = lora_factors(FULL_UNET, unet_shapes(FULL_UNET), 256, source)
+    path = models / "loras" / "HYPIR_sd2.pth"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({key: factor.clone() for key, factor in factors.items()}, path)
+
+
+def _write_full_size_base(models: Path, source: _Source) -> None:
+    checkpoint = _fill("model.diffusion_model.", unet_shapes(FULL_UNET), source)
     checkpoint |= _fill("first_stage_model.", _autoencoder_shapes(), source)
     checkpoint |= _fill("cond_stage_model.model.", _text_shapes(), source)
-    for folder, name, tensors in (
-        ("checkpoints", "v2-1_512-ema-pruned.safetensors", checkpoint),
-        ("controlnet", "v2.safetensors", _fill("", control_shapes(unet), source)),
-    ):
-        save_file({key: t.clone() for key, t in tensors.items()}, models / folder / name)
-        tensors = {
-            key: source(key, tuple(t.shape)) if t.is_floating_point() else t
-            for key, t in _swin_ir().items()
-        }
-    torch.save({"state_dict": tensors}, models / "upscale_models" / "general_swinir_v1.ckpt")
+    _save_whole(models / "checkpoints" / "v2-1_512-ema-pruned.safetensors", checkpoint)
+
+
+def _save_whole(path: Path, tensors: dict[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: tensor.clone() for key, tensor in tensors.items()}, path)
 
 
 def lora_factors(
