@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from ..pipelines.hypir import patch_hypir
 from ..pipelines.restore import restore_with_resshift
 from ..pipelines.restore_diffbir import DiffBIRWeights, restore_with_diffbir
 from ..pipelines.restore_hypir import restore_with_hypir
+from . import measuring
 from .diffbir import (
     CONTEXT,
     control_net,
@@ -77,7 +79,9 @@ class _Text:
         return [[torch.zeros(1, 77, CONTEXT), {}]]
 
 
-def build_system(name: str, side: int, precision: str, folder: Path, *, tiny: bool) -> System:
+def build_system(
+    name: str, side: int, precision: str, folder: Path, *, tiny: bool, steps: int = 0
+) -> System:
     """Return a system by its name, ready to restore a square picture four times enlarged.
 
     Args:
@@ -86,13 +90,14 @@ def build_system(name: str, side: int, precision: str, folder: Path, *, tiny: bo
         precision: Dtype of ResShift's networks; those of SD follow ComfyUI's options.
         folder: Where `write_checkpoints` wrote its files.
         tiny: Whether networks are tiny.
+        steps: Steps of DiffBIR in place of the version's.
     """
     comfy.utils.set_progress_bar_enabled(False)
     image = torch.rand(1, side, side, 3, generator=torch.Generator().manual_seed(1))
     if name == HYPIR:
         return _hypir(image, folder, tiny)
     if name in DIFFBIR_VERSIONS:
-        return _diffbir(DIFFBIR_VERSIONS[name], image, folder, tiny)
+        return _diffbir(DIFFBIR_VERSIONS[name], image, folder, tiny, steps)
     if name == BUNDLED:
         model, vae = load_bundled_model(dtype=precision), bundled_vae()
     else:
@@ -103,19 +108,35 @@ def build_system(name: str, side: int, precision: str, folder: Path, *, tiny: bo
     return System(lambda: restore_with_resshift(model, vae, image, seed=0), model, size)
 
 
-def count_calls(system: System) -> int:
-    """Return how often the network is called for one picture; prompts of a step share a call."""
+def measure_system(system: System, device: torch.device, seconds: float) -> dict[str, Any]:
+    """Return what `measuring.measure` does of a restoration, and more.
+
+    Args:
+        system: The restoration.
+        device: Where it runs.
+        seconds: The restoration is repeated until this much time was spent.
+    Returns:
+        Besides: `calls` of the network in one restoration, prompts of a step sharing one;
+        `weights_bytes`; on CPUs `seconds` is the processor's time, which other work on the machine
+        changes little.
+    """
     calls: list[None] = []
+    spent: list[float] = []
     network = system.model.model.diffusion_model
-    handle = network.register_forward_pre_hook(lambda *_: calls.append(None))
-    try:
+    network.register_forward_pre_hook(lambda *_: calls.append(None))
+
+    def restore() -> None:
+        before = time.process_time()
         system.restore()
-    finally:
-        handle.remove()
-    return len(calls)
+        spent.append(time.process_time() - before)
+
+    found = measuring.measure(restore, device, seconds)
+    if device.type == "cpu":
+        found["seconds"] = min(spent[1:] or spent)
+    return found | {"calls": len(calls) // len(spent), "weights_bytes": system.weights_bytes}
 
 
-def _diffbir(version: str, image: Tensor, folder: Path, tiny: bool) -> System:
+def _diffbir(version: str, image: Tensor, folder: Path, tiny: bool, steps: int) -> System:
     stage_one = stage_one_network("bsrnet" if version == "v2" else "swinir", tiny=tiny)
     model, vae, control = (
         model_of_sd21(tiny=tiny),
@@ -125,7 +146,11 @@ def _diffbir(version: str, image: Tensor, folder: Path, tiny: bool) -> System:
     weights = DiffBIRWeights(model, _Text(), vae, control, stage_one)
     size = _module_size(model.model, vae.first_stage_model, control.control_model, stage_one.model)
     preset = DIFFBIR_PRESETS[version]
-    return System(lambda: restore_with_diffbir(weights, image, preset=preset, seed=0), model, size)
+    return System(
+        lambda: restore_with_diffbir(weights, image, preset=preset, seed=0, steps=steps),
+        model,
+        size,
+    )
 
 
 def _hypir(image: Tensor, folder: Path, tiny: bool) -> System:

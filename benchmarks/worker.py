@@ -41,19 +41,14 @@ def main() -> None:
         from pack.benchmarks import systems
 
         system = systems.build_system(
-            job["name"], job["size"], job["precision"], folder, tiny=job["tiny"]
+            job["name"],
+            job["size"],
+            job["precision"],
+            folder,
+            tiny=job["tiny"],
+            steps=job["steps"],
         )
-        # In the first run, whose memory and operations count, but whose time does not if it is short.
-        calls: list[int] = []
-
-        def restore() -> None:
-            if calls:
-                system.restore()
-            else:
-                calls.append(systems.count_calls(system))
-
-        found = measuring.measure(restore, device, job["seconds"])
-        found |= {"calls": calls[0], "weights_bytes": system.weights_bytes}
+        found = systems.measure_system(system, device, job["seconds"])
     elif job["kind"] == "codes":
         found = cases.compare_codes(job["precision"], job["size"], folder)
     else:

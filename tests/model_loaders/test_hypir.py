@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -76,10 +77,14 @@ def test_every_module_becomes_a_patch_of_its_own_weight(tmp_path, spelled):
     assert alpha is None  # alpha equals the rank, so the product counts as it is
 
 
-def test_a_safetensors_copy_loads_too(tmp_path):
+def test_a_safetensors_copy_loads_too_and_the_licence_is_logged(tmp_path, caplog):
     path = tmp_path / "HYPIR_sd2.safetensors"
     save_file(lora_weights(), path)
-    assert len(load(path)) == MODULE_COUNT
+    with caplog.at_level(logging.INFO):
+        assert len(load(path)) == MODULE_COUNT
+    assert (
+        "HYPIR, 257 modules (SupPixel's licence of HYPIR: non-commercial use only)" in caplog.text
+    )
 
 
 def without(part: str) -> dict[str, Tensor]:
