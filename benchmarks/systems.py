@@ -26,9 +26,9 @@ from ..model_loaders.resshift import (
 )
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
 from ..pipelines.hypir import patch_hypir
-from ..pipelines.restore import restore_with_resshift
 from ..pipelines.restore_diffbir import DiffBIRWeights, restore_with_diffbir
 from ..pipelines.restore_hypir import restore_with_hypir
+from ..pipelines.restore_resshift import restore_with_resshift
 from . import measuring
 from .diffbir import (
     CONTEXT,

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..images.color import COLOR_FIXES, ColorFix
+from ..pipelines.frames import FRAMES_AT_ONCE
 from ..pipelines.hypir import (
     STRENGTH,
     TIMESTEP,
@@ -16,15 +17,19 @@ from ..pipelines.hypir import (
     single_step_sampler,
     single_step_sigmas,
 )
-from ..pipelines.restore import FRAMES_AT_ONCE
 from ..pipelines.restore_hypir import HYPIR_TILES, HYPIR_TILINGS, restore_with_hypir
 from ..pipelines.tiles import TileChoice, TileSettings, Tiling
 from ..samplers.discrete import TRAINING_STEPS
-from .diffbir_restore import MAX_SCALE
 from .files import find_file
 from .messages import names_its_node
-from .resshift_restore import frames_at_once_input, keep_grey_input
-from .tiles import tile_choice_input, tile_input, tile_overlap_input
+from .widgets import (
+    MAX_SCALE,
+    frames_at_once_input,
+    keep_grey_input,
+    tile_choice_input,
+    tile_input,
+    tile_overlap_input,
+)
 
 CATEGORY = "restoration/HYPIR"
 

@@ -12,8 +12,9 @@ from ..images.conversion import check_image, collect_pictures, planes_to_image
 from ..images.padding import reflect_pad_to_multiple
 from ..images.resize import resize_bicubic, scaled_size, short_edge_size
 from ..images.transparency import visible_planes
-from .control import LATENT_RATIO, SIZE_MULTIPLE_PX, check_sd_vae
-from .finish import finish_restoration
+from .diffbir_conditioning import LATENT_RATIO, SIZE_MULTIPLE_PX, check_sd_vae
+from .finish import finish_restoration, with_alpha_of
+from .frames import FRAMES_AT_ONCE, check_frames_at_once
 from .hypir import (
     HYPIR_BASES,
     STRENGTH,
@@ -23,8 +24,8 @@ from .hypir import (
     warn_without_hypir,
     with_noise_prediction,
 )
+from .noise import WHOLE_BATCH
 from .progress import RunProgress
-from .restore import FRAMES_AT_ONCE, check_frames_at_once, with_alpha_of
 from .restore_diffbir import encode_text, tile_of_stage_one, unclamped_vae
 from .sampling import sample_latent
 from .sd2 import check_sd2
@@ -124,8 +125,7 @@ def restore_with_hypir(
             latent,
             sampler,
             sigmas,
-            seed=0,
-            first=first,
+            seeds=WHOLE_BATCH,
             callback=progress.steps_after(first, len(pictures)),
         )
         finished = finish_restoration(

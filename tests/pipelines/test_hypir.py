@@ -17,6 +17,7 @@ from pack.pipelines.hypir import (
     single_step_sampler,
     single_step_sigmas,
 )
+from pack.pipelines.noise import WHOLE_BATCH
 from pack.pipelines.sampling import sample_latent
 from pack.pipelines.tiles import patch_tiles
 from pack.tests.support.diffbir import LATENT_SCALE, tiny_model
@@ -222,7 +223,7 @@ def test_more_than_one_step_is_refused(model, golden):
     text = [[golden["context"], {}]]
     sigmas = torch.tensor([1.0, 0.5, 0.0])
     with pytest.raises(ValueError, match="one step and got 2 of them"):
-        sample_latent(model, text, text, latent, single_step_sampler(), sigmas, seed=0)
+        sample_latent(model, text, text, latent, single_step_sampler(), sigmas, seeds=WHOLE_BATCH)
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1])

@@ -16,9 +16,10 @@ from torch import Tensor
 from pack.model_loaders.checkpoint import UnsupportedCheckpointError
 from pack.model_loaders.record import PRESETS, RSD_X2, RSD_X4
 from pack.model_loaders.resshift import load_resshift, load_vq_vae
-from pack.pipelines.conditioning import ResShiftInputs, prepare_resshift
-from pack.pipelines.restore import restore_with_resshift
-from pack.pipelines.sampling import residual_shift_sigmas, sample_resshift
+from pack.pipelines.noise import PictureSeeds
+from pack.pipelines.resshift_conditioning import ResShiftInputs, prepare_resshift
+from pack.pipelines.resshift_sampling import residual_shift_sigmas, sample_resshift
+from pack.pipelines.restore_resshift import restore_with_resshift
 from pack.pipelines.tiles import TileSettings
 from pack.tests.support.golden import assert_close, golden_case
 from pack.tests.support.objects import sample_with_noises
@@ -90,7 +91,7 @@ def watch_first_convolution(model: Any) -> list[Tensor]:
 def test_the_network_sees_the_state_the_image_and_noise(student, vae):
     inputs = prepare_resshift(student, vae, picture(8, 16))
     seen = watch_first_convolution(student)
-    sample_resshift(student, inputs.positive, inputs.latent, seed=5)
+    sample_resshift(student, inputs.positive, inputs.latent, seeds=PictureSeeds(5))
     (call,) = seen  # one call
     assert call.shape == (1, 7, 8, 16)
     assert torch.equal(call[:, 3:6], inputs.positive[0][1]["resshift_lq"])
@@ -101,7 +102,9 @@ def test_the_network_sees_the_state_the_image_and_noise(student, vae):
 
 
 def sampled(model: Any, inputs: ResShiftInputs, seed: int) -> Tensor:
-    return sample_resshift(model, inputs.positive, inputs.latent, seed=seed)["samples"]
+    return sample_resshift(model, inputs.positive, inputs.latent, seeds=PictureSeeds(seed))[
+        "samples"
+    ]
 
 
 def test_the_noise_counts_and_comes_from_the_seed(student, vae):
