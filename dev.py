@@ -51,6 +51,7 @@ BENCH_SCRIPTS = {
     "--import": "import_time.py",
     "--help-pictures": "help_pictures.py",
     "--device": "device.py",
+    "--one-call": "one_call.py",
     "--side-by-side": "side_by_side.py",
     "--folders": "folders.py",
 }

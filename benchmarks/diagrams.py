@@ -215,6 +215,48 @@ DIFFBIR = Wiring(
         "of Remove Degradation.",
     ),
 )
+HYPIR = Wiring(
+    {
+        "Load Checkpoint": (COLUMNS[0], ROWS[0]),
+        "Load HYPIR": (COLUMNS[1], ROWS[0]),
+        "Restoration Tiles": (COLUMNS[2], ROWS[0]),
+        "VAE Encode": (COLUMNS[0], ROWS[1]),
+        "HYPIR Single Step": (COLUMNS[1], ROWS[1]),
+        "BasicGuider": (COLUMNS[2], ROWS[1]),
+        "SamplerCustomAdvanced": (COLUMNS[1], ROWS[2]),
+        "VAE Decode": (COLUMNS[1], ROWS[3]),
+    },
+    (
+        ("Load Checkpoint", "Load HYPIR", "MODEL"),
+        ("Load HYPIR", "HYPIR Single Step", ""),
+        ("Load HYPIR", "Restoration Tiles", "MODEL"),
+        ("Restoration Tiles", "BasicGuider", "MODEL"),
+        ("VAE Encode", "SamplerCustomAdvanced", "LATENT"),
+        ("HYPIR Single Step", "SamplerCustomAdvanced", ""),
+        ("BasicGuider", "SamplerCustomAdvanced", "GUIDER"),
+        ("SamplerCustomAdvanced", "VAE Decode", "LATENT"),
+    ),
+    (
+        "SAMPLER and SIGMAS come from HYPIR Single Step. VAE Encode takes the",
+        "enlarged picture, BasicGuider a CLIP Text Encode.",
+    ),
+)
+HYPIR_ONE_NODE = Wiring(
+    {
+        "Load Checkpoint": (COLUMNS[0], ROWS[0]),
+        "Load HYPIR": (COLUMNS[1], ROWS[0]),
+        "Load Image": (COLUMNS[0], ROWS[1]),
+        "Restore Image (HYPIR)": (COLUMNS[1], ROWS[1]),
+        "Save Image": (COLUMNS[2], ROWS[1]),
+    },
+    (
+        ("Load Checkpoint", "Load HYPIR", "MODEL"),
+        ("Load HYPIR", "Restore Image (HYPIR)", "MODEL"),
+        ("Load Image", "Restore Image (HYPIR)", ""),
+        ("Restore Image (HYPIR)", "Save Image", ""),
+    ),
+    ("CLIP and VAE of the checkpoint also go into Restore Image (HYPIR).",),
+)
 DIFFBIR_ONE_NODE = Wiring(
     {
         "Load Checkpoint": (COLUMNS[0], ROWS[0]),

@@ -336,6 +336,9 @@ PICTURES: dict[str, Callable[[Materials], Image.Image]] = {
     "LAControlNetLoader": wiring(diagrams.DIFFBIR, "Load LAControlNet"),
     "DiffBIRConditioning": wiring(diagrams.DIFFBIR, "DiffBIR Conditioning"),
     "DiffBIRSampler": wiring(diagrams.DIFFBIR, "DiffBIR Sampler"),
+    "HYPIRLoader": wiring(diagrams.HYPIR, "Load HYPIR"),
+    "HYPIRSingleStep": wiring(diagrams.HYPIR, "HYPIR Single Step"),
+    "HYPIRRestoreImage": wiring(diagrams.HYPIR_ONE_NODE, "Restore Image (HYPIR)"),
     "DiffBIRRestoreImage": wiring(diagrams.DIFFBIR_ONE_NODE, "Restore Image (DiffBIR)"),
 }
 OF_THE_CAT = (draw_restoration, draw_steps, draw_sweep, draw_guidance)

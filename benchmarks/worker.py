@@ -37,6 +37,18 @@ def main() -> None:
             "comfyui": comfyui_version.__version__,
             "vae_attention": vae_attention().__name__,
         }
+    elif job["kind"] == "system":
+        from pack.benchmarks import systems
+
+        system = systems.build_system(
+            job["name"],
+            job["size"],
+            job["precision"],
+            folder,
+            tiny=job["tiny"],
+            steps=job["steps"],
+        )
+        found = systems.measure_system(system, device, job["seconds"])
     elif job["kind"] == "codes":
         found = cases.compare_codes(job["precision"], job["size"], folder)
     else:

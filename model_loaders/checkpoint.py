@@ -108,9 +108,11 @@ VQ_LOADER = "Load ResShift VAE"
 CONTROL_LOADER = "Load LAControlNet (DiffBIR)"
 RESTORATION_LOADER = "Load Restoration Network (SwinIR, BSRNet, SCUNet)"
 UPSCALE_LOADER = "Load Upscale Model"
+HYPIR_LOADER = "Load HYPIR"
 
 # (a pattern some key matches, what such a file is, the node that loads it)
 KNOWN_FILES = (
+    (r"^down_blocks\.\d+\.resnets\.\d+\.conv1\.lora_A\.", "the LoRA of HYPIR", HYPIR_LOADER),
     (r"\.lora_(down|up|A|B)\.|^lora_", "a LoRA", "Load LoRA"),
     (r"input_hint_block\.|controlnet", "a ControlNet", "Load ControlNet Model"),
     (r"^control_model\.|^zero_convs\.", "a LAControlNet", CONTROL_LOADER),

@@ -15,14 +15,46 @@ from .checkpoint import (
     not_the_network,
 )
 from .networks.compact import CompactConfig
-from .networks.swin_unet import SwinUNetConfig
+from .networks.swin_unet import CONDITION_BASE_CHANNELS, SwinUNetConfig
 from .networks.vq import VQConfig
 
 BUFFER_SUFFIXES = (".relative_position_index", ".attn_mask")
 
 
+MIDDLE_SWIN = "middle_block.1."
+BIAS_TABLE = f"{MIDDLE_SWIN}blocks.0.attn.relative_position_bias_table"
+HIDDEN_LAYER = f"{MIDDLE_SWIN}blocks.0.mlp.fc1.weight"
+# Tensors by which ResShift's UNet is known.
+SWIN_UNET_KEYS = (
+    "input_blocks.0.0.weight",
+    "time_embed.0.weight",
+    "out.2.weight",
+    f"{MIDDLE_SWIN}patch_embed.proj.weight",
+    BIAS_TABLE,
+    HIDDEN_LAYER,
+)
+
+
+def check_swin_unet(state_dict: dict[str, Tensor], path: Path) -> None:
+    """Make sure that a checkpoint is of ResShift's UNet.
+
+    Args:
+        state_dict: The checkpoint; only keys are read.
+        path: Its file, for the message.
+    Raises:
+        UnsupportedCheckpointError: If it is another network.
+    """
+    missing = [key for key in SWIN_UNET_KEYS if key not in state_dict]
+    if missing:
+        raise not_the_network(state_dict, path, "a ResShift model", RESSHIFT_LOADER, missing)
+
+
 def detect_swin_unet(
-    state_dict: dict[str, Tensor], path: Path, *, image_size: int = 64
+    state_dict: dict[str, Tensor],
+    path: Path,
+    *,
+    image_size: int = 64,
+    noise_channels: int = 0,
 ) -> SwinUNetConfig:
     """Return the configuration of ResShift's UNet.
 
@@ -31,41 +63,44 @@ def detect_swin_unet(
         path: Its file, for the message.
         image_size: Side of the latent it was trained at, used where the file has no attention
             masks to tell it.
+        noise_channels: Channels of noise among the first convolution's, which look like a mask's.
     Raises:
-        UnsupportedCheckpointError: If it is another network.
+        UnsupportedCheckpointError: If it is another network, or has no such channels of noise.
 
     Source: spec of the released checkpoints; `tests/golden/resshift/manifests`.
     """
+    check_swin_unet(state_dict, path)
     shapes = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
-    swin = "middle_block.1."
-    telling = (
-        "input_blocks.0.0.weight",
-        "time_embed.0.weight",
-        "out.2.weight",
-        f"{swin}patch_embed.proj.weight",
-        f"{swin}blocks.0.attn.relative_position_bias_table",
-        f"{swin}blocks.0.mlp.fc1.weight",
-    )
-    missing = [key for key in telling if key not in shapes]
-    if missing:
-        raise not_the_network(state_dict, path, "a ResShift model", RESSHIFT_LOADER, missing)
-
     model_channels = shapes["time_embed.0.weight"][1]
     levels = _walk_levels(shapes)
     if not levels or model_channels == 0:
         raise UnsupportedCheckpointError(path, "has no levels that a ResShift model has")
     latent_channels = shapes["out.2.weight"][0]
     stages = sum(bool(re.fullmatch(r"feature_extractor\.\d+\.op\.weight", key)) for key in shapes)
+    beside = shapes["input_blocks.0.0.weight"][1] - latent_channels  # what is not the state
     if stages:
         condition_channels = shapes.get("feature_extractor.0.weight", (0, 3))[1]
+        seen = CONDITION_BASE_CHANNELS * 2**stages
     else:
-        condition_channels = shapes["input_blocks.0.0.weight"][1] - latent_channels
+        condition_channels = seen = beside - noise_channels
+    if noise_channels and (condition_channels < 3 or beside - seen < noise_channels):
+        raise UnsupportedCheckpointError(
+            path,
+            f"has a first convolution of {beside + latent_channels} channels, none of them of noise;"
+            " choose another preset than RSD's, whose networks see noise",
+        )
+    if beside - seen == noise_channels + 1:
+        raise UnsupportedCheckpointError(
+            path,
+            f"has a first convolution of {beside + latent_channels} channels, one more than the"
+            " preset's: noise, as students of RSD see. Choose a preset of RSD",
+        )
 
     tables = {
         key: shape for key, shape in shapes.items() if key.endswith(".relative_position_bias_table")
     }
     window_size = max(_window_of(shape) for shape in tables.values())
-    embed_dim = shapes[f"{swin}patch_embed.proj.weight"][0]
+    embed_dim = shapes[f"{MIDDLE_SWIN}patch_embed.proj.weight"][0]
     first = levels[0][0]
     first_block = f"input_blocks.{first}.0."
     return SwinUNetConfig(
@@ -80,24 +115,25 @@ def detect_swin_unet(
             f"input_blocks.{blocks[0]}.1.patch_embed.proj.weight" in shapes for blocks in levels
         ),
         swin_embed_dim=embed_dim,
-        num_heads=shapes[telling[4]][1],
+        num_heads=shapes[BIAS_TABLE][1],
         swin_depth=len(
             {
                 match[1]
                 for key in shapes
-                if (match := re.match(rf"{re.escape(swin)}blocks\.(\d+)\.", key))
+                if (match := re.match(rf"{re.escape(MIDDLE_SWIN)}blocks\.(\d+)\.", key))
             }
         ),
         window_size=window_size,
-        mlp_ratio=shapes[telling[5]][0] / embed_dim,
+        mlp_ratio=shapes[HIDDEN_LAYER][0] / embed_dim,
         image_size=_image_size(shapes, levels, window_size) or image_size,
         condition_stages=stages,
         cond_mask=condition_channels == 4,
         cond_start=condition_channels == 3 + latent_channels,
+        noise_channels=noise_channels,
         start=_detect_start(shapes, path),
         use_scale_shift_norm=shapes.get(f"{first_block}emb_layers.1.weight", (0,))[0]
         == 2 * shapes.get(f"{first_block}out_layers.0.weight", (0,))[0],
-        patch_norm=f"{swin}patch_embed.norm.weight" in shapes,
+        patch_norm=f"{MIDDLE_SWIN}patch_embed.norm.weight" in shapes,
     )
 
 

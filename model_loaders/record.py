@@ -25,6 +25,7 @@ LIMITS = {
     "steps": (2, 1000),
     "image_size": (1, 4096),
     "sampling_steps": (0, 1000),
+    "noise_channels": (0, 1),
 }
 
 
@@ -44,6 +45,8 @@ class ResShiftRecord:
         autoencoder: File of the VAE whose latents it works on.
         image_size: Side of the latent it was trained at.
         sampling_steps: Network calls of a usual run; 0 means `steps`.
+        noise_channels: Channels of noise that the network sees beside the state, as RSD's students
+            do. Weights cannot tell: a network with one looks like one that sees a mask.
     """
 
     task: str
@@ -57,6 +60,12 @@ class ResShiftRecord:
     predict_type: PredictType = "xstart"
     image_size: int = 64
     sampling_steps: int = 0
+    noise_channels: int = 0
+
+    @property
+    def fills_holes(self) -> bool:
+        """Whether the task is one for which the network sees a mask."""
+        return "inpaint" in self.task.lower()
 
     @property
     def schedule(self) -> ResShiftSchedule:
@@ -93,6 +102,13 @@ def _fifteen_steps(task: str, sampling_steps: int = 0, kappa: float = 2.0) -> Re
     return ResShiftRecord(task, 4, 15, 0.04, VQ_F4, kappa=kappa, sampling_steps=sampling_steps)
 
 
+def _rsd(scale: int) -> ResShiftRecord:
+    one_step = _fifteen_steps("super-resolution", sampling_steps=1)
+    return replace(one_step, scale=scale, noise_channels=1)
+
+
+RSD_X4, RSD_X2 = "RSD x4, 1 step", "RSD x2, 1 step"
+
 PRESETS: dict[str, ResShiftRecord] = {
     "realsr x4, 4 steps (v3)": _four_steps("super-resolution", 4, VQ_F4),
     "realsr x4, 15 steps (v2)": _fifteen_steps("super-resolution"),
@@ -106,6 +122,8 @@ PRESETS: dict[str, ResShiftRecord] = {
     "deblurring, 4 steps": _four_steps("deblurring", 1, VQ_F4),
     "bicubic sr x4, 15 steps (OpenCV)": _fifteen_steps(CLEAN, kappa=1.0),
     "bicubic sr x4, 15 steps (MATLAB)": _fifteen_steps(CLEAN),
+    RSD_X4: _rsd(4),
+    RSD_X2: _rsd(2),
 }
 PRESET_CHOICES: tuple[str, ...] = (AUTO, *PRESETS)
 
@@ -122,7 +140,14 @@ RELEASED_NAMES: tuple[tuple[str, str], ...] = (
     (r"inpaint(ing)?_?face_?s4", "inpainting of faces, 4 steps"),
     (r"face_?ir_?s4", "face restoration, 4 steps"),
     (r"sinsr", "SinSR x4, 1 step"),
+    (r"ema_model_2800", RSD_X4),
+    (r"rsd_student_12k", RSD_X4),
+    (r"(distilled_?resshift|(^|[^a-z])rsd)_?(x4|4x)", RSD_X4),
+    (r"(distilled_?resshift|(^|[^a-z])rsd)_?(x2|2x)", RSD_X2),
 )
+
+# In headers of students of RSD that others have converted: how many channels of noise they see.
+NOISE_CHANNELS_KEY = "noise_channels"
 
 
 def find_record(checkpoint: Checkpoint, preset: str) -> ResShiftRecord:
@@ -130,10 +155,12 @@ def find_record(checkpoint: Checkpoint, preset: str) -> ResShiftRecord:
 
     Args:
         checkpoint: The file.
-        preset: A key of `PRESETS` wins over everything; `auto` reads the safetensors header, then
-            the tensor `resshift_config`, then the released file name.
+        preset: A key of `PRESETS` wins over everything; `auto` reads the record in the safetensors
+            header, then the tensor `resshift_config`, then the header of converted students of RSD,
+            then the released file name.
     Raises:
-        ValueError: If the preset is unknown or the file's own record is damaged.
+        ValueError: If the preset is unknown, the file's own record is damaged, or its header says
+            that the network sees noise and the preset that it sees none.
         UnsupportedCheckpointError: If `auto` finds nothing.
     """
     own = _own_record(checkpoint)
@@ -149,9 +176,11 @@ def find_record(checkpoint: Checkpoint, preset: str) -> ResShiftRecord:
                 preset,
                 chosen.to_json(),
             )
-        return chosen
+        return _agreeing(checkpoint, preset, chosen)
     if own is not None:
         return own
+    if _header_noise(checkpoint):
+        return PRESETS[_rsd_preset(checkpoint)]
     name = checkpoint.path.name.lower().replace("-", "_")
     for pattern, released in RELEASED_NAMES:
         if re.search(pattern, name):
@@ -161,6 +190,26 @@ def find_record(checkpoint: Checkpoint, preset: str) -> ResShiftRecord:
         "does not say how it was trained, and its name is none of the released ones. Set preset to"
         f" one of {_preset_list()}",
     )
+
+
+def _header_noise(checkpoint: Checkpoint) -> bool:
+    return checkpoint.metadata.get(NOISE_CHANNELS_KEY, "0").strip() not in ("", "0")
+
+
+def _rsd_preset(checkpoint: Checkpoint) -> str:
+    """Return the preset of a student: at the latent's size VQ f4 makes x4, at twice that x2."""
+    halves = any(key.startswith("feature_extractor.") for key in checkpoint.state_dict)
+    return RSD_X2 if halves else RSD_X4
+
+
+def _agreeing(checkpoint: Checkpoint, preset: str, chosen: ResShiftRecord) -> ResShiftRecord:
+    if _header_noise(checkpoint) and not chosen.noise_channels:
+        raise ValueError(
+            f"'{checkpoint.path.name}' says in its header that its network sees a channel of noise,"
+            f" as a student of RSD does, and the preset '{preset}' is of networks that see none. Set"
+            f" preset to '{_rsd_preset(checkpoint)}' or '{AUTO}'."
+        )
+    return chosen
 
 
 def record_tensor(record: ResShiftRecord) -> Tensor:

@@ -31,3 +31,19 @@ def download_advice(name: str) -> str:
             command = f"{own_command()} get {file['name']}"
             return f" '{command}' downloads it (docs/models.md) from {file['mirrors'][0]}."
     return ""
+
+
+def licence_note(name: str) -> str:
+    """Return the terms of a released file, in brackets with a blank before; else nothing.
+
+    Args:
+        name: File name; subfolders before it do not count. A converted file counts as the original.
+    """
+    manifest = json.loads(MANIFEST.read_text(encoding="utf-8"))
+    stem = Path(name).stem
+    for file in manifest["files"]:
+        if Path(file["name"]).stem == stem:
+            licences = [manifest["licences"][key] for key in file["licences"]]
+            told = "; ".join(f"{one['title']}: {one['terms']}" for one in licences)
+            return f" ({told})"
+    return ""

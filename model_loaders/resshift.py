@@ -17,14 +17,21 @@ import comfy.utils
 import torch
 from comfy.cli_args import args
 
-from .checkpoint import RECORD_KEY, check_weights, read_checkpoint, refuses_broken_weights
-from .detection import detect_swin_unet, detect_vq, without_buffers
+from .checkpoint import (
+    RECORD_KEY,
+    UnsupportedCheckpointError,
+    check_weights,
+    read_checkpoint,
+    refuses_broken_weights,
+)
+from .detection import check_swin_unet, detect_swin_unet, detect_vq, without_buffers
 from .networks.exact_norm import make_norms_exact
 from .networks.pixel_latent import PixelLatent
-from .networks.swin_unet import SwinUNet
+from .networks.swin_unet import SwinUNet, SwinUNetConfig
 from .networks.vq import VQAutoencoder
 from .patcher import remember_loader, wrap_network
-from .record import AUTO, find_record
+from .record import AUTO, RSD_X2, RSD_X4, ResShiftRecord, find_record
+from .released import licence_note
 from .resshift_model import ResShiftLatent, ResShiftModel, ResShiftModelConfig
 from .stock_sampling import suit_stock_sampling
 
@@ -72,11 +79,16 @@ def load_resshift(
     checkpoint = read_checkpoint(path, inner_prefix="model.diffusion_model.")
     weights = without_buffers(checkpoint.state_dict)
     weights.pop(RECORD_KEY, None)
-    with refuses_broken_weights(checkpoint, "a ResShift model"):
-        network = detect_swin_unet(checkpoint.state_dict, path)
+    check_swin_unet(checkpoint.state_dict, path)
     record = find_record(checkpoint, preset)
     with refuses_broken_weights(checkpoint, "a ResShift model"):
-        network = detect_swin_unet(checkpoint.state_dict, path, image_size=record.image_size)
+        network = detect_swin_unet(
+            checkpoint.state_dict,
+            path,
+            image_size=record.image_size,
+            noise_channels=record.noise_channels,
+        )
+        _check_mask(network, record, path)
         with torch.device("meta"):  # before a wrong shape asks for memory
             layout = SwinUNet(network, operations=comfy.ops.disable_weight_init)
         check_weights(layout, checkpoint, weights)
@@ -93,8 +105,21 @@ def load_resshift(
     remember_loader(patcher, load_resshift, path, preset, dtype)
     model.diffusion_model.load_state_dict(weights, assign=patcher.is_dynamic())
     suit_stock_sampling(patcher)
-    logger.info("'%s': ResShift, %s x%d", path.name, record.task, record.scale)
+    logger.info(
+        "'%s': ResShift, %s x%d%s", path.name, record.task, record.scale, licence_note(path.name)
+    )
     return patcher
+
+
+def _check_mask(network: SwinUNetConfig, record: ResShiftRecord, path: Path) -> None:
+    """Refuse to guess whether a channel beside the image's is of a mask or of noise."""
+    if network.cond_mask and not network.condition_stages and not record.fills_holes:
+        raise UnsupportedCheckpointError(
+            path,
+            "sees one channel beside the state and the image: of noise, as a student of RSD, or of a"
+            f" mask, as a network for inpainting; but its preset or record is of {record.task}"
+            f" without either. Set preset to '{RSD_X4}', '{RSD_X2}' or one of inpainting",
+        )
 
 
 def load_bundled_model(*, dtype: DtypeChoice = "auto") -> comfy.model_patcher.ModelPatcher:

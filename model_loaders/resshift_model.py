@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..images.padding import multiple_above
+from ..samplers.noise_beside import noise_beside
 from ..samplers.places import places_in_batch
 from .checkpoint import RECORD_KEY
 from .networks.swin_unet import SwinUNet, SwinUNetConfig
@@ -183,6 +184,9 @@ class ResShiftModel(comfy.model_base.BaseModel):
         if self.network_config.cond_mask:
             mask = F.pixel_unshuffle(fitted(kwargs[MASK_KEY], ratio), ratio)
             conds["mask"] = comfy.conds.CONDNoiseShape(mask)
+        if self.network_config.noise_channels:
+            beside = noise_beside(noise, self.network_config.noise_channels)
+            conds["noise"] = comfy.conds.CONDNoiseShape(beside.to(device))
         return conds
 
     def _places(self, conditioning: dict[str, Any]) -> list[int]:

@@ -10,6 +10,7 @@ from .diffbir_guidance import DiffBIRDynamicCFG, DiffBIRLatentGuidance
 from .diffbir_restore import DiffBIRRestoreImage
 from .diffbir_sampling import DiffBIRSampler, DiffBIRSpacedScheduler
 from .diffbir_stage_one import DiffBIRRemoveDegradation, SwinIRLoader
+from .hypir import HYPIRLoader, HYPIRRestoreImage, HYPIRSingleStep
 from .image import RestorationColorFix, RestorationFinish
 from .measure import RestorationFidelitySweep, RestorationMetrics
 from .resshift_loaders import ResShiftLoader, ResShiftVAELoader
@@ -41,6 +42,9 @@ NODES: list[type[io.ComfyNode]] = [
     DiffBIRSampler,
     DiffBIRSpacedScheduler,
     DiffBIRRestoreImage,
+    HYPIRLoader,
+    HYPIRSingleStep,
+    HYPIRRestoreImage,
     RestorationTiles,
     RestorationColorFix,
     RestorationFinish,

@@ -23,6 +23,7 @@ from ..pipelines.stage_one import RULES, Rules
 from ..pipelines.tiles import DIFFBIR_TILINGS, TILES, TileChoice, TileSettings, Tiling
 from .messages import names_its_node
 from .widgets import (
+    MAX_SCALE,
     batch_noise_input,
     cfg_input,
     diffbir_steps_input,
@@ -40,7 +41,6 @@ from .widgets import (
 )
 
 CATEGORY = "restoration/DiffBIR"
-MAX_SCALE = 8.0
 
 
 class DiffBIRRestoreImage(io.ComfyNode):

@@ -32,13 +32,14 @@ class ResShiftLoader(io.ComfyNode):
             display_name="Load ResShift Model",
             category=CATEGORY,
             description=(
-                "Loads a ResShift or SinSR checkpoint from the diffusion_models folder, or the"
-                " small model that ships with this pack. The released ResShift and SinSR weights"
-                " are for non-commercial use (S-Lab License 1.0; CC BY-NC-SA 4.0)."
+                "Loads a ResShift, SinSR or RSD checkpoint from the diffusion_models folder, or the"
+                " small model that ships with this pack. The released ResShift, SinSR and RSD"
+                " weights are for non-commercial use (S-Lab License 1.0; CC BY-NC-SA 4.0)."
             ),
             search_aliases=[
                 "resshift",
                 "sinsr",
+                "rsd",
                 "super resolution model",
                 "restoration model",
                 "upscale",

@@ -14,6 +14,7 @@ from ..pipelines.tiles import TILE_CHOICES, TILES
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 MAX_STEPS = 1000
 MAX_FRAMES_AT_ONCE = 256
+MAX_SCALE = 8.0
 MAX_TILE = 8192
 MAX_CFG = 100.0
 MAX_GUIDANCE_SCALE = 10000.0
@@ -76,11 +77,11 @@ def keep_grey_input() -> io.Boolean.Input:
     )
 
 
-def tile_input(*, advanced: bool = True) -> io.Int.Input:
+def tile_input(*, default: int = TILES.tile, advanced: bool = True) -> io.Int.Input:
     """Return the input for the side of a tile."""
     return io.Int.Input(
         "tile",
-        default=TILES.tile,
+        default=default,
         min=64,
         max=MAX_TILE,
         step=64,
@@ -92,11 +93,11 @@ def tile_input(*, advanced: bool = True) -> io.Int.Input:
     )
 
 
-def tile_overlap_input(*, advanced: bool = True) -> io.Int.Input:
+def tile_overlap_input(*, default: int = TILES.overlap, advanced: bool = True) -> io.Int.Input:
     """Return the input for the overlap of tiles."""
     return io.Int.Input(
         "tile_overlap",
-        default=TILES.overlap,
+        default=default,
         min=0,
         max=MAX_TILE,
         step=8,
@@ -132,8 +133,8 @@ def resshift_steps_input() -> io.Int.Input:
         min=0,
         max=MAX_STEPS,
         tooltip=(
-            "Network calls. 0 takes as many as the model was made for (4, 15, or 1 for SinSR),"
-            " which is best; fewer are faster, more change little."
+            "Network calls. 0 takes as many as the model was made for (4, 15, or 1 for SinSR and"
+            " RSD), which is best; fewer are faster, more change little."
         ),
     )
 

@@ -8,6 +8,11 @@ from typing import Literal
 from ..samplers.guidance import GuidanceVersion
 
 V2_NEGATIVE = "low quality, blurry, low-resolution, noisy, unsharp, weird textures"
+# What `check_sd2` says of the base models.
+DIFFBIR_BASES = (
+    "DiffBIR works on Stable Diffusion 2.1. Load v2-1_512-ema-pruned (v1, v2) or"
+    " sd2.1-base-zsnr-laionaes5 (v2.1) with Load Checkpoint."
+)
 QUALITY_POSITIVE = (
     "Cinematic, High Contrast, highly detailed, taken using a Canon EOS R camera, hyper detailed"
     " photo - realistic maximum detail, 32k, Color Grading, ultra HD, extreme meticulous"

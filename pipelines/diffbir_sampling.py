@@ -10,7 +10,6 @@ import comfy.k_diffusion.sampling
 import comfy.model_sampling
 import comfy.sample
 import comfy.samplers
-import comfy.supported_models
 import comfy.utils
 import torch
 from torch import Tensor
@@ -19,11 +18,12 @@ from ..samplers.discrete import EDM_FIRST_SIGMA, edm_sigmas, spaced_sigmas
 from ..samplers.guidance import rescaled_cfg_scale
 from ..samplers.spaced import sample_spaced
 from .diffbir_conditioning import CONDITION_KEY, LATENT_CHANNELS
-from .diffbir_presets import DiffBIRPreset
+from .diffbir_presets import DIFFBIR_BASES, DiffBIRPreset
 from .latent_guidance import LatentGuidance, patch_latent_guidance
 from .noise import WHOLE_BATCH, PictureSeeds, seeds_of_run, step_noise_sampler
 from .own_pictures import own_pictures
 from .sampling import sample_latent
+from .sd2 import check_sd2, prediction_of, with_prediction
 
 OFFICIAL = "official"
 SPACED = "spaced"
@@ -35,16 +35,6 @@ NO_GUIDANCE = LatentGuidance()
 NO_LENGTH = 1e-5
 
 Sampler = comfy.samplers.KSAMPLER
-
-
-class _NoiseSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
-    """SD's schedule for a network that predicts the noise, as ComfyUI puts the two together."""
-
-
-class _VelocitySampling(
-    comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION
-):
-    """SD's schedule for a network that predicts the velocity."""
 
 
 def run_sampler(preset: DiffBIRPreset, sampler: str) -> str:
@@ -184,7 +174,7 @@ def sample_diffbir(
 
     Source: Lin et al. 2023 (arXiv 2308.15070), DiffBIR, "Generation Module".
     """
-    check_sd2(model)
+    check_sd2(model, DIFFBIR_BASES)
     _check_latent(latent["samples"], positive)
     model = _with_schedule(model, preset)
     positive, negative = own_pictures([positive, negative], latent)
@@ -207,28 +197,6 @@ def sample_diffbir(
     )
 
 
-def check_sd2(model: Any) -> None:
-    """Make sure that a MODEL is one that DiffBIR was made for.
-
-    Raises:
-        ValueError: If it is not an SD 2.x model of text alone.
-    """
-    config = model.model.model_config
-    network = config.unet_config
-    if not isinstance(config, comfy.supported_models.SD20):
-        raise ValueError(
-            f"the model connected to 'model' is of the kind {type(config).__name__}, and DiffBIR"
-            " works on Stable Diffusion 2.1. Load v2-1_512-ema-pruned (v1, v2) or"
-            " sd2.1-base-zsnr-laionaes5 (v2.1) with Load Checkpoint."
-        )
-    if network.get("in_channels") != 4 or network.get("adm_in_channels") is not None:
-        raise ValueError(
-            "the model connected to 'model' is a variant of Stable Diffusion 2 for inpainting,"
-            " depth or image prompts. Load v2-1_512-ema-pruned (v1, v2) or"
-            " sd2.1-base-zsnr-laionaes5 (v2.1) with Load Checkpoint."
-        )
-
-
 def _check_latent(samples: Tensor, positive: list) -> None:
     # ComfyUI gives an empty latent the channels that the model needs.
     if samples.shape[1] != LATENT_CHANNELS and samples.any():
@@ -247,42 +215,14 @@ def _check_latent(samples: Tensor, positive: list) -> None:
 
 
 def _with_schedule(model: Any, preset: DiffBIRPreset) -> Any:
-    """Return the MODEL, or a clone of it, with the preset's prediction type and schedule.
-
-    A patch that says the same is kept; one that contradicts is refused, since one of the two must
-    be wrong.
-    """
-    wanted = preset.prediction, preset.zero_snr
-    found = _kind(model.get_model_object("model_sampling"))
-    if found == wanted:
-        return model
-    if "model_sampling" in model.object_patches:
-        raise ValueError(
-            f"a node before this one set the model's sampling to {_named(found)}, and the preset is"
-            f" for {_named(wanted)}. Choose the preset of the weights that are loaded, or take that"
-            " node away: the preset sets it by itself."
-        )
-    patched = model.clone()
-    prediction = _VelocitySampling if preset.prediction == "v" else _NoiseSampling
-    sampling = prediction(model.model.model_config, zsnr=preset.zero_snr)
-    patched.add_object_patch("model_sampling", sampling)
-    return patched
-
-
-def _kind(sampling: Any) -> tuple[str, bool]:
-    zero_snr = bool(getattr(sampling, "zsnr", False))
-    bases = comfy.model_sampling
-    if isinstance(sampling, bases.V_PREDICTION) and not isinstance(sampling, bases.EDM):
-        return "v", zero_snr
-    if isinstance(sampling, bases.EPS) and not isinstance(sampling, bases.V_PREDICTION | bases.X0):
-        return "eps", zero_snr
-    return type(sampling).__name__, zero_snr
-
-
-def _named(kind: tuple[str, bool]) -> str:
-    names = {"eps": "noise prediction (eps)", "v": "v-prediction"}
-    name = names.get(kind[0], kind[0])
-    return f"{name} with zero terminal SNR" if kind[1] else name
+    """Return the MODEL, or a clone of it, with the preset's prediction type and schedule."""
+    return with_prediction(
+        model,
+        (preset.prediction, preset.zero_snr),
+        wanted_by="the preset is for",
+        remedy="Choose the preset of the weights that are loaded, or take that node away: the preset"
+        " sets it by itself.",
+    )
 
 
 def _condition(positive: list) -> dict[str, Any]:
@@ -366,7 +306,7 @@ def _sample_spaced(
         extra_args,
         callback,
         disable,
-        zero_snr_start=from_noise and _kind(sampling) == ("v", True),
+        zero_snr_start=from_noise and prediction_of(sampling) == ("v", True),
         noise_sampler=step_noise_sampler(x, seeds_of_run(seeds, extra_args)),
     )
 

@@ -21,13 +21,14 @@ from .diffbir_conditioning import (
     check_sd_vae,
     prepare_diffbir,
 )
-from .diffbir_presets import DiffBIRPreset
-from .diffbir_sampling import NO_GUIDANCE, OFFICIAL, check_sd2, sample_diffbir
+from .diffbir_presets import DIFFBIR_BASES, DiffBIRPreset
+from .diffbir_sampling import NO_GUIDANCE, OFFICIAL, sample_diffbir
 from .finish import finish_restoration, with_alpha_of
 from .frames import FRAMES_AT_ONCE, check_frames_at_once
 from .latent_guidance import LatentGuidance
 from .noise import BatchNoise, PictureSeeds
 from .progress import RunProgress
+from .sd2 import check_sd2
 from .stage_one import SHORT_EDGE_PX, Rules, check_network, remove_degradation, stage_one_tile
 from .stage_one import SIZE_MULTIPLE_PX as STAGE_ONE_MULTIPLE_PX
 from .tiles import DIFFBIR_TILINGS, TILES, TiledVAE, TileSettings, patch_tiles
@@ -133,7 +134,7 @@ def restore_with_diffbir(
             f"DiffBIR has no '{tiles.tiling}'; choose 'per step', 'official' or 'off'."
         )
     # Before the first stage runs, which may take minutes.
-    check_sd2(weights.model)
+    check_sd2(weights.model, DIFFBIR_BASES)
     check_control_net(weights.control_net)
     check_sd_vae(weights.vae)
     check_network(weights.upscale_model)
@@ -141,12 +142,12 @@ def restore_with_diffbir(
     check_frames_at_once(frames_at_once)
     texts = join_prompt(prompt, preset.positive), negative_prompt.strip() or preset.negative
     positive, negative = (encode_text(weights.clip, text, long_prompt) for text in texts)
-    model, vae = weights.model, _unclamped(weights.vae)
+    model, vae = weights.model, unclamped_vae(weights.vae)
     if tiles.at_every_step:
         model = patch_tiles(model, tiles.tile, tiles.overlap, tiles.blend, tiles.choice)
         vae = TiledVAE(vae, tiles)
     count, held = len(image), _pictures_held(weights.upscale_model, image, scale, frames_at_once)
-    tile = _stage_one_tile(weights.upscale_model, tiles)
+    tile = tile_of_stage_one(weights.upscale_model, tiles)
     # Stage 1 counts as a step of the progress bar.
     run_steps = steps or preset.steps
     progress = RunProgress(weights.model, (run_steps + 1) * count)
@@ -246,7 +247,7 @@ def _padding_multiple(cleaned: Tensor, tiles: TileSettings) -> int:
     return LATENT_RATIO if tiles.tiling == "official" and is_cut else SIZE_MULTIPLE_PX
 
 
-def _stage_one_tile(upscale_model: Any, tiles: TileSettings) -> int:
+def tile_of_stage_one(upscale_model: Any, tiles: TileSettings) -> int:
     """Return the side of stage 1's tiles in pixels of its network's input, 0 for none."""
     if tiles.tiling == "off":
         return 0
@@ -296,7 +297,7 @@ def _first_tokens(frame: list[tuple], pieces: list[list[tuple]]) -> list[tuple]:
     return [frame[0], *words, *frame[1:]][: len(frame)]
 
 
-def _unclamped(vae: Any) -> Any:
+def unclamped_vae(vae: Any) -> Any:
     """Return the VAE with decoded pixels left as they are.
 
     The colour correction compares frequencies, which clamping would change; its result is clamped.

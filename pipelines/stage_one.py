@@ -137,13 +137,11 @@ def remove_degradation(
     check_image(image)
     height, width = image.shape[1:3]
     target = scaled_size(height, width, scale)
-    if min(target) < 1:
-        raise ValueError(
-            f"'scale' is {scale}, which leaves nothing of an image of {width}x{height}; use a"
-            " larger one."
-        )
+    check_target_size((height, width), target, scale)
+    if chosen != "none":
+        remedy = ", or set rules to 'none', which keeps its size"
+        check_short_edge((height, width), target, "stage 1", remedy)
     size = target if chosen in ENLARGES_FIRST else (height, width)
-    _check_size((height, width), target, chosen)
     used_tile = tile if 0 < tile <= min(size) else 0
     if bounded and tile and not used_tile and size[0] * size[1] > tile**2:
         used_tile = min(size) // SIZE_MULTIPLE_PX * SIZE_MULTIPLE_PX
@@ -364,19 +362,45 @@ def check_network(upscale_model: Any) -> spandrel.ImageModelDescriptor:
     return upscale_model
 
 
-def _check_size(size: Size, target: Size, rules: Rules) -> None:
-    """Refuse what would fill any memory: 16 times a large picture, 512 px across a ribbon."""
+def check_target_size(size: Size, target: Size, scale: float) -> None:
+    """Refuse an enlargement that would fill any memory.
+
+    Args:
+        size: Height and width of an image.
+        target: The same of what is to be made of it.
+        scale: The factor between them.
+    Raises:
+        ValueError: If a side would leave 1 to 16384, the longest that ComfyUI's own nodes make.
+    """
     longest = LONGEST_SIDE_PX
+    if min(target) < 1:
+        raise ValueError(
+            f"'scale' is {scale}, which leaves nothing of an image of {size[1]}x{size[0]}; use a"
+            " larger one."
+        )
     if max(target) > max(longest, *size):
         raise ValueError(
             f"'scale' makes {target[1]}x{target[0]} of the image's {size[1]}x{size[0]}, and no side"
             f" may exceed {longest}; use a smaller scale."
         )
-    if rules != "none" and max(short_edge_size(*target, SHORT_EDGE_PX)) > max(longest, *target):
+
+
+def check_short_edge(size: Size, target: Size, needed_by: str, remedy: str) -> None:
+    """Refuse a ribbon whose longer side would fill any memory with the shorter one at 512 pixels.
+
+    Args:
+        size: Height and width of an image.
+        target: The same of what is to be made of it.
+        needed_by: What needs them.
+        remedy: What to do besides cutting it into pieces, as a part of a sentence.
+    Raises:
+        ValueError: If its longer side would exceed 16384.
+    """
+    if max(short_edge_size(*target, SHORT_EDGE_PX)) > max(LONGEST_SIDE_PX, *target):
         raise ValueError(
-            f"'image' is {size[1]}x{size[0]}: with its shorter side at the {SHORT_EDGE_PX} pixels of"
-            f" stage 1, its longer side would exceed {longest}. Cut it into pieces, or set rules to"
-            " 'none', which keeps its size."
+            f"'image' is {size[1]}x{size[0]}: with its shorter side at the {SHORT_EDGE_PX} pixels"
+            f" of {needed_by}, its longer side would exceed {LONGEST_SIDE_PX}. Cut it into"
+            f" pieces{remedy}."
         )
 
 

@@ -41,6 +41,7 @@ class SwinUNetConfig:
         condition_stages: Times the low-quality image is halved to reach the latent's size.
         cond_mask: Whether the condition has a mask as its fourth channel.
         cond_start: Whether the network also sees y itself, beside the state that hides it in noise.
+        noise_channels: Channels of standard normal noise that the network sees beside the state.
         start: The network inside the file whose picture y is; None where y is a plain enlargement.
         use_scale_shift_norm: Whether the timestep scales and shifts the norms.
         patch_norm: Whether the projections of the Swin layers have norms.
@@ -60,6 +61,7 @@ class SwinUNetConfig:
     condition_stages: int = 0
     cond_mask: bool = False
     cond_start: bool = False
+    noise_channels: int = 0
     start: CompactConfig | None = None
     use_scale_shift_norm: bool = True
     patch_norm: bool = False
@@ -160,6 +162,7 @@ class SwinUNet(nn.Module):
         # Called for the latent that sampling starts around, not in `forward`.
         self.start = CompactNet(config.start, **made) if config.start else None
         seen = config.latent_channels * (2 if config.cond_start else 1) + feature_channels
+        seen += config.noise_channels
 
         first = operations.Conv2d(seen, widths[0], 3, padding=1, **plain)
         self.input_blocks = nn.ModuleList([LayerStack([first])])
@@ -220,7 +223,8 @@ class SwinUNet(nn.Module):
                 latent's size by `pixel_unshuffle` with f = `config.condition_ratio`; `mask`
                 `(B, f f, H, W)`, folded alike, +1 in the hole and -1 outside, for networks with a
                 mask; `y` like `x`, the latent that the chain starts around, for networks that see
-                it; `y_shift` like `x`, added to it.
+                it; `noise` `(B, noise_channels, H, W)`, standard normal, for networks that see some;
+                `y_shift` like `x`, added to it.
         Returns:
             `(B, latent_channels, H, W)` in the dtype of `x`; its meaning is the predict type's.
         """
@@ -243,6 +247,7 @@ class SwinUNet(nn.Module):
         lq: Tensor,
         mask: Tensor | None = None,
         y: Tensor | None = None,
+        noise: Tensor | None = None,
         y_shift: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
@@ -266,6 +271,10 @@ class SwinUNet(nn.Module):
                     "this network sees the latent that its chain starts around: give y"
                 )
             parts.append(reflect_pad_to(y, padded_height, padded_width))
+        if self.config.noise_channels:
+            if noise is None:
+                raise ValueError("this network sees noise beside the state: give noise")
+            parts.append(reflect_pad_to(noise, padded_height, padded_width))
         x = torch.cat(parts, dim=1)  # (B, seen, padded H, padded W)
 
         emb = timestep_embedding(timesteps, self.config.model_channels).to(x.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,63 @@ def test_the_command_measures_the_curve(curve, tmp_path, capsys):
     assert curve.main([*arguments, "--output", str(tmp_path)]) == 0
     assert "256x256" in capsys.readouterr().out
     assert (tmp_path / curve.PLOT).is_file()
+
+
+@pytest.fixture(scope="module")
+def one_call():
+    """The comparison, which is started from its own folder."""
+    folder = str(Path(run.__file__).parent)
+    sys.path.insert(0, folder)
+    try:
+        yield importlib.import_module("one_call")
+    finally:
+        sys.path.remove(folder)
+
+
+SYSTEM = {
+    "name": "RSD",
+    "extended": False,
+    "calls": 1,
+    "seconds": 2.0,
+    "flops": 3e12,
+    "peak_bytes": 2**20,
+    "weights_bytes": 5 * 2**20,
+}
+
+
+def test_short_runs_are_extended_in_proportion(one_call):
+    first = {**SYSTEM, "calls": 2, "seconds": 5.0, "flops": 10.0, "peak_bytes": 7}
+    second = {**SYSTEM, "calls": 3, "seconds": 7.0, "flops": 13.0, "peak_bytes": 6}
+    extended = one_call.extend(first, second, 50)
+    assert (extended["calls"], extended["seconds"], extended["flops"]) == (50, 101.0, 154.0)
+    assert extended["peak_bytes"] == 7
+
+
+def test_the_comparison_gives_times_as_ratios_to_the_fastest(one_call, tmp_path):
+    slow = {**SYSTEM, "name": "HYPIR", "extended": True, "seconds": 5.0, "peak_bytes": None}
+    text = one_call.format_table(MACHINE, [slow, SYSTEM], 128)
+    assert "128x128 to 512x512" in text
+    assert "| HYPIR* | 1 | 3 | 2.5 | - | 5 |" in text
+    assert "| RSD | 1 | 3 | 1 | 1 | 5 |" in text
+    assert "RSD = 1" in text
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- measured -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
+    one_call.write_section(page, text)
+    written = page.read_text("utf-8")
+    assert text in written
+    assert "old" not in written
+    assert written.startswith("before\n")
+    assert written.endswith("after\n")
+
+
+@pytest.mark.comfy
+@pytest.mark.parametrize("name", ["SinSR", "RSD"])
+def test_a_tiny_system_is_measured(name, tmp_path):
+    from pack.benchmarks import systems, weights
+
+    weights.write_checkpoints(tmp_path, tiny=True)
+    system = systems.build_system(name, 16, "fp32", tmp_path, tiny=True)
+    found = systems.measure_system(system, torch.device("cpu"), 0)
+    assert found["calls"] == 1
+    assert found["flops"] > 0
+    assert found["weights_bytes"] > 2**20

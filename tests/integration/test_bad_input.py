@@ -92,6 +92,7 @@ def put_file(server: Server, node_id: str) -> Any:
         "vae": "tiny_vq.safetensors",
         "controlnet": "v2.pth",
         "upscale_models": "BSRNet.pth",
+        "loras": "HYPIR_sd2.pth",
     }[folder.name]
     suffix = own.rsplit(".", 1)[1]
     return shutil.copy(folder / own, folder / f"removed.{suffix}")

@@ -21,7 +21,13 @@ NODES = [
     for node, schema in SCHEMAS.items()
     if any(kind in PLAIN for kind, _ in schema["inputs"].values())
 ]
-SLOW = ("ResShiftRestoreImage", "DiffBIRLatentGuidance", "DiffBIRSampler", "DiffBIRRestoreImage")
+SLOW = (
+    "ResShiftRestoreImage",
+    "DiffBIRLatentGuidance",
+    "DiffBIRSampler",
+    "DiffBIRRestoreImage",
+    "HYPIRRestoreImage",
+)
 
 # Calls with more pictures round otherwise; less than a level of 8 bits.
 ROUNDING = 1 / 255

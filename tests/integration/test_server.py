@@ -31,7 +31,9 @@ SAMPLING = {
     "ResShiftRestoreImage",
     "DiffBIRSampler",
     "DiffBIRRestoreImage",
+    "HYPIRRestoreImage",
 }
+ONE_STEP = ("bundled", "SinSR")
 STEPPING = {*SAMPLING, "DiffBIRSpacedScheduler"}
 MODEL_FOLDERS = {
     "ResShiftLoader": "diffusion_models",
@@ -39,6 +41,7 @@ MODEL_FOLDERS = {
     "CheckpointLoaderSimple": "checkpoints",
     "LAControlNetLoader": "controlnet",
     "SwinIRLoader": "upscale_models",
+    "HYPIRLoader": "loras",
 }
 DIFFBIR_STEPS = 2
 
@@ -72,7 +75,8 @@ def steps_of(name: str, prompt: dict[str, Any]) -> int:
         return DIFFBIR_STEPS
     chosen = [node["inputs"].get("steps", 0) for node in prompt.values()]
     names = [str(node["inputs"].get("model_name")) for node in prompt.values()]
-    own = 1 if any(given.startswith("bundled") for given in names) else 4
+    one_step = name.startswith("hypir") or any(given.startswith(ONE_STEP) for given in names)
+    own = 1 if one_step else 4
     return max(chosen) or own
 
 

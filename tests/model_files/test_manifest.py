@@ -69,7 +69,7 @@ def test_entries_are_distinct_and_well_formed():
 
 def test_every_resshift_file_is_known_to_the_loader_and_comes_with_its_autoencoder():
     models = [file for file in MANIFEST.files if file.folder == "diffusion_models"]
-    assert len(models) == 10
+    assert len(models) == 11
     for file in models:
         record = find_record(Checkpoint(Path(file.name), {}), AUTO)
         assert record.autoencoder in FILES

@@ -104,6 +104,42 @@ def test_a_unet_is_detected_from_its_own_state_dict(config):
     assert detected == config
 
 
+NOISE_CONFIGS = {
+    "noise beside the image": replace(TINY_UNET, noise_channels=1),
+    "noise beside an image of twice the size": replace(
+        TINY_UNET, condition_stages=1, noise_channels=1
+    ),
+}
+
+
+@pytest.mark.parametrize("config", NOISE_CONFIGS.values(), ids=NOISE_CONFIGS)
+def test_channels_of_noise_are_counted_where_the_record_names_them(config):
+    weights = build(config).state_dict()
+    detected = detect_swin_unet(weights, PATH, image_size=config.image_size, noise_channels=1)
+    assert detected == config
+
+
+@pytest.mark.parametrize("stages", [0, 1, 2])
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_network_without_noise_is_not_taken_for_one_with_it(stages: int, mask: bool):
+    """But for a mask at the latent's size, whose shapes are those of noise."""
+    config = replace(TINY_UNET, condition_stages=stages, cond_mask=mask)
+    if (stages, mask) == (0, True):
+        noisy = replace(TINY_UNET, noise_channels=1)
+        assert detect_swin_unet(build(config).state_dict(), PATH, noise_channels=1) == replace(
+            noisy, image_size=64
+        )
+        return
+    with pytest.raises(UnsupportedCheckpointError, match=r"none of them of noise.*another preset"):
+        detect_swin_unet(build(config).state_dict(), PATH, noise_channels=1)
+
+
+def test_noise_beside_an_image_of_twice_the_size_is_told_without_a_record():
+    weights = build(NOISE_CONFIGS["noise beside an image of twice the size"]).state_dict()
+    with pytest.raises(UnsupportedCheckpointError, match=r"36 channels.*Choose a preset of RSD"):
+        detect_swin_unet(weights, PATH)
+
+
 @pytest.mark.parametrize("config", UNET_CONFIGS.values(), ids=UNET_CONFIGS)
 def test_with_the_references_masks_the_trained_size_is_detected_too(config):
     state_dict = with_reference_buffers(build(config))

@@ -12,6 +12,8 @@ from pack.model_loaders.checkpoint import Checkpoint, UnsupportedCheckpointError
 from pack.model_loaders.record import (
     PRESET_CHOICES,
     PRESETS,
+    RSD_X2,
+    RSD_X4,
     ResShiftRecord,
     find_record,
     record_tensor,
@@ -50,7 +52,13 @@ RELEASED = {
     "resshift_deblur_s4.pth": (1, 4, 0.2, "autoencoder_vq_f4.pth", 0),
     "SinSR_v1.pth": (4, 15, 0.04, "autoencoder_vq_f4.pth", 1),
     "SinSR_v2.pth": (4, 15, 0.04, "autoencoder_vq_f4.pth", 1),
+    "ema_model_2800.pth": (4, 15, 0.04, "autoencoder_vq_f4.pth", 1),
+    "rsd_student_12k.safetensors": (4, 15, 0.04, "autoencoder_vq_f4.pth", 1),
+    "Distilled-ResShift-4x.safetensors": (4, 15, 0.04, "autoencoder_vq_f4.pth", 1),
+    "Distilled-ResShift-2x.safetensors": (2, 15, 0.04, "autoencoder_vq_f4.pth", 1),
+    "rsd_x2.safetensors": (2, 15, 0.04, "autoencoder_vq_f4.pth", 1),
 }
+RSD_NAMES = ("ema_model", "rsd", "distilled")
 
 
 def test_the_older_bicubic_files_differ_in_kappa():
@@ -73,6 +81,33 @@ def test_released_names_are_known_loosely(name, form):
     assert (record.autoencoder, record.sampling_steps) == (autoencoder, calls)
     assert (record.kappa, record.etas_end, record.power) == (2.0, 0.99, 0.3)
     assert (record.predict_type, record.image_size) == ("xstart", 64)
+    assert record.noise_channels == name.lower().startswith(RSD_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("key", "preset"),
+    [("out.2.weight", RSD_X4), ("feature_extractor.0.weight", RSD_X2)],
+)
+def test_a_converted_student_of_rsd_is_known_by_its_header(key: str, preset: str):
+    header = {"noise_mode": "concat", "noise_channels": "1"}
+    student = Checkpoint(Path("net.safetensors"), {key: torch.zeros(1)}, header)
+    assert find_record(student, "auto") == PRESETS[preset]
+    assert find_record(student, preset) == PRESETS[preset]
+    with pytest.raises(ValueError, match=rf"sees a channel of noise.*Set preset to '{preset}'"):
+        find_record(student, "realsr x4, 15 steps (v1)")
+
+
+@pytest.mark.parametrize("count", ["0", "", " 0 "])
+def test_a_header_without_noise_says_nothing(count: str):
+    student = Checkpoint(Path("net.safetensors"), {"a": torch.zeros(1)}, {"noise_channels": count})
+    with pytest.raises(UnsupportedCheckpointError, match="does not say how it was trained"):
+        find_record(student, "auto")
+
+
+def test_a_record_of_its_own_is_asked_before_the_header_of_others():
+    header = {"noise_channels": "1", "resshift_config": OWN.to_json()}
+    student = Checkpoint(Path("net.safetensors"), {"a": torch.zeros(1)}, header)
+    assert find_record(student, "auto") == OWN
 
 
 def test_every_preset_is_a_working_schedule_and_a_choice():

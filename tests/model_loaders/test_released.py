@@ -6,7 +6,7 @@ import pytest
 
 from pack.model_files.manifest import read_manifest
 from pack.model_loaders.checkpoint import read_checkpoint
-from pack.model_loaders.released import download_advice, own_command
+from pack.model_loaders.released import download_advice, licence_note, own_command
 
 
 def test_every_released_file_is_told_with_the_command_and_its_address():
@@ -38,3 +38,17 @@ def test_a_truncated_released_file_says_how_to_get_it(tmp_path, name):
 def test_a_released_file_that_went_away_says_how_to_get_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"models get SinSR_v2\.pth"):
         read_checkpoint(tmp_path / "SinSR_v2.pth")
+
+
+def test_the_terms_of_every_released_file_are_told_also_where_it_was_converted():
+    for file in read_manifest().files:
+        for name in (f"a folder/{file.name}", file.converted_name):
+            told = licence_note(name)
+            for licence in file.licences:
+                assert f"{licence.title}: {licence.terms}" in told
+    assert licence_note("mine.pth") == ""
+
+
+def test_the_weights_of_one_call_are_for_non_commercial_use():
+    for name in ("HYPIR_sd2.pth", "SinSR_v2.pth", "rsd_student_12k.safetensors"):
+        assert "non-commercial use only" in licence_note(name)

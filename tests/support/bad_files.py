@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from pack.tests.support.tiny import (
     FOLDED_UNET,
     INPAINT_RECORD,
     INPAINT_UNET,
+    TINY_UNET,
     random_unet_weights,
     random_vq_weights,
     tensor_shapes,
@@ -31,10 +33,12 @@ OWN_FILES = {
     "vae": "a_resshift_vae.safetensors",
     "controlnet": "a_lacontrolnet.pth",
     "upscale_models": "a_restoration_network.pth",
+    "loras": "a_hypir_lora.pth",
 }
 X4, INPAINTING = "tiny_x4.safetensors", "tiny_fill.safetensors"
 OVERFLOWING = "overflowing.safetensors"
 VQ = "tiny_vq.safetensors"
+HALF_HYPIR, STUDENT = "half_of_hypir.pth", "a_student.safetensors"
 GREY_NETWORK, ORDINARY_CONTROL = "grey_network.pth", "ordinary_controlnet.pth"
 UNET_ALONE, FULL_CHECKPOINT = "unet_alone.safetensors", "sd_checkpoint.safetensors"
 CUTS = ("start", "middle", "end")
@@ -51,15 +55,17 @@ def write_bad_files(models: Path) -> None:
     x4 = random_unet_weights(FOLDED_UNET)
     control = _read(models / "controlnet" / "v2.pth")
     network = _read(models / "upscale_models" / "BSRNet.pth")
+    hypir = _read(models / "loras" / "HYPIR_sd2.pth")
     stage_two = load_file(models / "checkpoints" / "v2-1_512-ema-pruned.safetensors")
     unet = {key: t for key, t in stage_two.items() if key.startswith("model.diffusion_model.")}
     own = {"diffusion_models": x4, "vae": random_vq_weights()}
-    own |= {"controlnet": control, "upscale_models": network}
+    own |= {"controlnet": control, "upscale_models": network, "loras": hypir}
     others = {
         OWN_FILES["diffusion_models"]: _with_record(x4, FOLDED_RECORD),
         OWN_FILES["vae"]: save(own["vae"]),
         OWN_FILES["controlnet"]: _pickled(control),
         OWN_FILES["upscale_models"]: _pickled(network),
+        OWN_FILES["loras"]: _pickled(hypir),
         FULL_CHECKPOINT: save(unet | _kl_autoencoder() | _start_of_text_encoder()),
         "a_lora.safetensors": save({"lora_unet_mid.lora_down.weight": torch.ones(2, 2)}),
         "with_code.pth": _pickled({"a.weight": torch.ones(2), "options": Intruder(trap(models))}),
@@ -78,6 +84,10 @@ def write_bad_files(models: Path) -> None:
     overflowing = {key: tensor.clone() for key, tensor in x4.items()}
     overflowing["out.2.bias"] += float("nan")
     _write(models / "diffusion_models" / OVERFLOWING, _with_record(overflowing, FOLDED_RECORD))
+    half = {key: tensor for key, tensor in hypir.items() if ".attn" not in key}
+    _write(models / "loras" / HALF_HYPIR, _pickled(half))
+    bare = save(random_unet_weights(replace(TINY_UNET, noise_channels=1)))
+    _write(models / "diffusion_models" / STUDENT, bare)
     _write(models / "vae" / VQ, save(own["vae"]))
     _write(models / "checkpoints" / UNET_ALONE, save(unet))
     _write(models / "controlnet" / ORDINARY_CONTROL, _pickled(_ordinary_control(control)))

@@ -6,7 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pack.tests.support.bad_files import CUTS, FULL_CHECKPOINT, OWN_FILES
+from pack.tests.support.bad_files import (
+    CUTS,
+    FULL_CHECKPOINT,
+    HALF_HYPIR,
+    OWN_FILES,
+    STUDENT,
+)
 from pack.tests.support.bad_input_graphs import Prompt, graph, node
 
 Kind = Literal["error", "elsewhere", "refused", "works", "interrupted", "removed", "lost"]
@@ -17,6 +23,7 @@ LOADERS = {
     "ResShiftVAELoader": ("vae_name", "vae"),
     "LAControlNetLoader": ("control_net_name", "controlnet"),
     "SwinIRLoader": ("model_name", "upscale_models"),
+    "HYPIRLoader": ("lora_name", "loras"),
 }
 RESSHIFT_NODES = (
     "ResShiftModelSampling",
@@ -74,6 +81,7 @@ LOOKS = {
     OWN_FILES["upscale_models"]: (
         "it looks like an upscale network; load it with Load Upscale Model"
     ),
+    OWN_FILES["loras"]: "it looks like the LoRA of HYPIR; load it with Load HYPIR",
     "a_lora.safetensors": "it looks like a LoRA; load it with Load LoRA",
 }
 WANTED = {
@@ -81,6 +89,7 @@ WANTED = {
     "ResShiftVAELoader": "is not a VQ autoencoder",
     "LAControlNetLoader": "is not a LAControlNet",
     "SwinIRLoader": "is not a network that spandrel … knows",
+    "HYPIRLoader": "is not the LoRA of HYPIR",
 }
 CHECKPOINT_LOOKS = {
     "ResShiftLoader": (
@@ -93,12 +102,14 @@ CHECKPOINT_LOOKS = {
     ),
     "LAControlNetLoader": "it looks like a full checkpoint; load it with Load Checkpoint",
     "SwinIRLoader": "it looks like a full checkpoint; load it with Load Checkpoint",
+    "HYPIRLoader": "it looks like a full checkpoint; load it with Load Checkpoint",
 }
 KIND_OF_FILE = {
     OWN_FILES["diffusion_models"]: "a ResShift model",
     OWN_FILES["vae"]: "a ResShift VAE",
     OWN_FILES["controlnet"]: "a LAControlNet",
     OWN_FILES["upscale_models"]: "a restoration network (BSRNet)",
+    OWN_FILES["loras"]: "HYPIR's LoRA",
     "a_lora.safetensors": "a LoRA",
     FULL_CHECKPOINT: "a checkpoint of Stable Diffusion",
 }
@@ -142,6 +153,26 @@ def file_rows() -> list[Row]:
             file_in("with_code.pth"),
         )
     )
+    rows += [
+        Row(
+            FILES,
+            ("HYPIRLoader",),
+            "a part of HYPIR's LoRA",
+            f"'{HALF_HYPIR}' lacks … of the … modules of HYPIR's LoRA; download it again or choose"
+            " another file (for example …).",
+            file_in(HALF_HYPIR),
+        ),
+        Row(
+            FILES,
+            ("ResShiftLoader",),
+            "a student of RSD, renamed, with a preset of another network",
+            f"'{STUDENT}' sees one channel beside the state and the image: of noise, as a student of"
+            " RSD, or of a mask, as a network for inpainting; but its preset or record is of"
+            " super-resolution without either. Set preset to 'RSD x4, 1 step', 'RSD x2, 1 step' or"
+            " one of inpainting.",
+            on(model_name=STUDENT, preset="SinSR x4, 1 step"),
+        ),
+    ]
     return rows
 
 
@@ -168,7 +199,8 @@ def connection_rows() -> list[Row]:
     )
     resshift_vae_nodes = ("ResShiftConditioning", "ResShiftRestoreImage")
     diffbir_nodes = ("DiffBIRConditioning", "DiffBIRRestoreImage")
-    network_nodes = ("DiffBIRRemoveDegradation", "DiffBIRRestoreImage")
+    sd_nodes = (*diffbir_nodes, "HYPIRRestoreImage")
+    network_nodes = ("DiffBIRRemoveDegradation", "DiffBIRRestoreImage", "HYPIRRestoreImage")
     return [
         Row(
             CONNECTIONS,
@@ -183,6 +215,31 @@ def connection_rows() -> list[Row]:
             "model: ResShift",
             resshift_model,
             on(model=["x4", 0]),
+        ),
+        Row(
+            CONNECTIONS,
+            ("HYPIRLoader", "HYPIRRestoreImage"),
+            "model: ResShift",
+            "the model connected to 'model' is of the kind ResShiftModelConfig, and HYPIR works on"
+            " Stable Diffusion 2.1 base. Load v2-1_512-ema-pruned with Load Checkpoint.",
+            on(model=["x4", 0]),
+        ),
+        Row(
+            CONNECTIONS,
+            ("HYPIRSingleStep",),
+            "model: ResShift",
+            "the model connected to 'model' is a ResShiftModel whose schedule has no training"
+            " timesteps. Connect the model of 'Load HYPIR'.",
+            on(model=["x4", 0]),
+        ),
+        Row(
+            CONNECTIONS,
+            ("HYPIRSingleStep",),
+            "SamplerCustom with sigmas of more steps",
+            "HYPIR's sampler takes one step and got 2 of them. Connect the sigmas of 'HYPIR Single"
+            " Step'.",
+            custom_sampler_on_sd,
+            "elsewhere",
         ),
         Row(
             CONNECTIONS,
@@ -221,7 +278,7 @@ def connection_rows() -> list[Row]:
         ),
         Row(
             CONNECTIONS,
-            diffbir_nodes,
+            sd_nodes,
             "vae: of a ResShift model",
             "the VAE connected to 'vae' makes latents of 48 channels that are not SD's, which have"
             " 4 channels at 1/8 of the size. Connect the VAE of SD 2.1's checkpoint.",
@@ -237,7 +294,7 @@ def connection_rows() -> list[Row]:
         ),
         Row(
             CONNECTIONS,
-            (*diffbir_nodes, "DiffBIRLatentGuidance"),
+            (*sd_nodes, "DiffBIRLatentGuidance"),
             "vae: of a checkpoint that has none",
             no_vae,
             on(vae=["unet_alone", 2]),
@@ -284,7 +341,7 @@ def connection_rows() -> list[Row]:
         ),
         Row(
             CONNECTIONS,
-            ("DiffBIRRestoreImage",),
+            ("DiffBIRRestoreImage", "HYPIRRestoreImage"),
             "clip: of a checkpoint that has none",
             "there is no text encoder at 'clip'. Load a checkpoint that has one, such as"
             " v2-1_512-ema-pruned, with Load Checkpoint.",
@@ -380,7 +437,7 @@ def ksampler_with_text(node_id: str) -> Prompt:
 
 
 def custom_sampler_on_sd(node_id: str) -> Prompt:
-    """Return a prompt that runs ResShift's SAMPLER on Stable Diffusion."""
+    """Return a prompt that runs the node's SAMPLER on Stable Diffusion in two steps."""
     prompt = graph(node_id)
     prompt["sigmas"] = node(
         "BasicScheduler", model=["sd", 0], scheduler="normal", steps=2, denoise=1.0

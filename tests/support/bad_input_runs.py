@@ -41,7 +41,8 @@ def number_rows() -> list[Row]:
     def refused(nodes: tuple[str, ...], use: str, says: str, **inputs: Any) -> Row:
         return Row(NUMBERS, nodes, use, says, on(**inputs), "refused")
 
-    enlarging = ("DiffBIRRemoveDegradation", "DiffBIRRestoreImage")
+    enlarging = ("DiffBIRRemoveDegradation", "DiffBIRRestoreImage", "HYPIRRestoreImage")
+    stepping = ("HYPIRSingleStep", "HYPIRRestoreImage")
     return [
         *(
             Row(
@@ -169,6 +170,18 @@ def number_rows() -> list[Row]:
             "noise_aug: 1000",
             "Value 1000 bigger than max of 999: noise_aug",
             noise_aug=1000,
+        ),
+        refused(
+            stepping,
+            "timestep: 1000",
+            "Value 1000 bigger than max of 999: timestep",
+            timestep=1000,
+        ),
+        refused(
+            stepping,
+            "strength: 1.5",
+            "Value 1.5 bigger than max of 1.0: strength",
+            strength=1.5,
         ),
         refused(
             ("RestorationMetrics",),

@@ -15,13 +15,19 @@ MAKES: dict[str, int | None] = {
     "DiffBIRRemoveDegradation": 64,
     "DiffBIRConditioning": 64,
     "DiffBIRRestoreImage": 16,
+    "HYPIRRestoreImage": 16,
     "DiffBIRLatentGuidance": 64,
     "RestorationColorFix": 16,
     "RestorationFinish": 16,
     "RestorationMetrics": None,
     "RestorationDegrade": 16,
 }
-KEEP_ALPHA = ("ResShiftRestoreImage", "DiffBIRRestoreImage", "RestorationColorFix")
+KEEP_ALPHA = (
+    "ResShiftRestoreImage",
+    "DiffBIRRestoreImage",
+    "HYPIRRestoreImage",
+    "RestorationColorFix",
+)
 KEEP_VALUES = ("DiffBIRConditioning", "DiffBIRLatentGuidance")
 FILLING = {"model": ["fill", 0], "vae": ["fill_vae", 0]}
 NOT_FINITE = (
@@ -160,6 +166,7 @@ def narrow_picture_rows() -> list[Row]:
         "DiffBIRRemoveDegradation": (4, 1),
         "DiffBIRConditioning": (64, 64),
         "DiffBIRRestoreImage": (1, 1),
+        "HYPIRRestoreImage": (1, 1),
         "RestorationColorFix": (1, 1),
         "RestorationFinish": (1, 1),
         "RestorationDegrade": (1, 1),
@@ -175,7 +182,7 @@ def narrow_picture_rows() -> list[Row]:
 
     few = tuple(factors)
     # What needs minutes on such a ribbon is shown to be prepared, or refused, below.
-    ribbon = tuple(node_id for node_id in few if not node_id.startswith("DiffBIR"))
+    ribbon = tuple(node_id for node_id in few if not node_id.startswith(("DiffBIR", "HYPIR")))
     rows = [
         Row(
             PICTURES,
@@ -197,6 +204,14 @@ def narrow_picture_rows() -> list[Row]:
             "'image' is 4096x1: with its shorter side at the 512 pixels of stage 1, its longer side"
             " would exceed 16384. Cut it into pieces, or set rules to 'none', which keeps its size.",
             on({"picture": picture(width=4096, height=1)}, rules="auto"),
+        ),
+        Row(
+            PICTURES,
+            ("HYPIRRestoreImage",),
+            "image: 4096x1",
+            "'image' is 4096x1: with its shorter side at the 512 pixels of HYPIR, its longer side"
+            " would exceed 16384. Cut it into pieces.",
+            on({"picture": picture(width=4096, height=1)}),
         ),
         Row(
             PICTURES,

@@ -118,16 +118,20 @@ def control_weights() -> dict[str, Tensor]:
 
 
 def tiny_model(
-    prediction: Prediction = "eps", *, zero_snr: bool = False
+    prediction: Prediction = "eps",
+    *,
+    zero_snr: bool = False,
+    weights: dict[str, Tensor] | None = None,
 ) -> comfy.model_patcher.ModelPatcher:
-    """Return the golden UNet as a MODEL of SD 2's class, in float32.
+    """Return a small UNet as a MODEL of SD 2's class, in float32.
 
     Args:
         prediction: What its output is taken for.
         zero_snr: Whether its schedule ends in pure noise, as ComfyUI's ModelSamplingDiscrete
             makes it.
+        weights: Those of a UNet with heads of `HEAD_CHANNELS`; the golden one's if None.
     """
-    weights = unet_weights()
+    weights = unet_weights() if weights is None else weights
     config = comfy.supported_models.SD20(comfy.model_detection.detect_unet_config(weights, ""))
     config.unet_config["num_head_channels"] = HEAD_CHANNELS
     config.set_inference_dtype(torch.float32, None)

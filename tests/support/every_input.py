@@ -25,6 +25,7 @@ from pack.tests.support.diffbir import (
     tiny_model,
     tiny_vae,
 )
+from pack.tests.support.hypir import lora_weights, small_sd2
 from pack.tests.support.restoration import descriptor, tiny_esrgan
 from pack.tests.support.running import InProcessComfy, pack_module
 from pack.tests.support.tiny import (
@@ -57,6 +58,7 @@ RANGE_ENDS = {
 SAME = {
     ("ResShiftRestoreImage", "frames_at_once"): "how many share a call changes the memory alone",
     ("DiffBIRRestoreImage", "frames_at_once"): "the same",
+    ("HYPIRRestoreImage", "frames_at_once"): "the same",
 }
 # Inputs whose second value cannot be run here.
 ELSEWHERE = {("RestorationMetrics", "perceptual"): "needs pyiqa and what it downloads"}
@@ -100,6 +102,12 @@ class Objects:
         torch.save(control, models / "controlnet" / "other.pth")
         for name, weights in (("one", tiny_esrgan()), ("other", tiny_esrgan(scale=2))):
             torch.save(weights, models / "upscale_models" / f"{name}.pth")
+        lora = lora_weights()
+        last = "conv_out.lora_B.default.weight"
+        for name, weights in (("one", lora), ("other", {**lora, last: 2 * lora[last]})):
+            torch.save(weights, models / "loras" / f"{name}.pth")
+        self.sd_layout = small_sd2()
+        self.hypir = comfy.call("HYPIRLoader", self.sd_layout, "one.pth")[0]
         self.sd, self.sd_vae, self.clip = tiny_model(), tiny_vae(), tiny_clip()
         self.control = pack_module("model_loaders.la_control_net").load_la_control_net(
             save_control(folder), head_channels=HEAD_CHANNELS
@@ -263,6 +271,27 @@ class Objects:
                     "long_prompt": {"prompt": "a boat " * 60},
                 },
             ),
+            "HYPIRLoader": Row(
+                {"model": self.sd_layout, "lora_name": "one.pth"}, {"lora_name": "other.pth"}
+            ),
+            "HYPIRSingleStep": Row({"model": self.hypir}),
+            "HYPIRRestoreImage": Row(
+                {
+                    "model": self.hypir,
+                    "clip": self.clip,
+                    "vae": self.sd_vae,
+                    "image": picture(16, 24, batch=2),
+                },
+                {
+                    "scale": 5.0,
+                    "color_fix": "adain",
+                    "tile": 384,
+                    "tile_overlap": 128,
+                    "tile_choice": "auto (by memory)",
+                    "frames_at_once": 2,
+                },
+                {"keep_grey": {"image": picture(16, 16).mean(-1, keepdim=True)}},
+            ),
             "RestorationTiles": Row(
                 {"model": self.sd, "tile": 64, "tile_overlap": 16},
                 {"tile": 128, "tile_overlap": 48, "tile_choice": "auto (by memory)"},
@@ -305,7 +334,8 @@ class Objects:
             for part in made:
                 yield from self._flat(part)
         elif isinstance(made, comfy.samplers.KSAMPLER):
-            yield self._sampled(self.resshift[0], made)
+            one_step = hasattr(made, "strength")
+            yield self._sampled(self.resshift[0], made, steps=1 if one_step else 3)
         elif hasattr(made, "model_sampling") or hasattr(made, "get_model_object"):
             yield from self._of_model(made)
         elif hasattr(made, "cond_hint_original"):
@@ -330,7 +360,7 @@ class Objects:
         else:
             yield self._sampled(model, comfy.samplers.sampler_object("euler"))
 
-    def _sampled(self, model: Any, sampler: Any) -> Tensor:
+    def _sampled(self, model: Any, sampler: Any, steps: int = 3) -> Tensor:
         """Return the latent of a short run on a MODEL of either kind."""
         of_resshift = hasattr(model.model, "record")
         conds = self.prepared if of_resshift else self.texts
@@ -342,7 +372,7 @@ class Objects:
                 torch.randn(latent["samples"].shape, generator=_seeded(2)),
                 1.0,
                 sampler,
-                comfy.samplers.calculate_sigmas(sampling, "simple", 3),
+                comfy.samplers.calculate_sigmas(sampling, "simple", steps),
                 conds["positive"],
                 conds["negative"],
                 latent["samples"],

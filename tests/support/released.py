@@ -6,7 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
+from pack.model_loaders.networks.swin_unet import SwinUNetConfig
+from pack.model_loaders.networks.vq import VQConfig
 from pack.tests.support.tiny import TINY_UNET, TINY_VQ, random_unet_weights, random_vq_weights
 
 # Four levels and a nominal size of 64, as released, at the least width.
@@ -37,6 +40,18 @@ _RELEASED_VQS = {
         num_res_blocks=(1, 2, 3, 4),
     ),
 }
+
+
+def write_full_size_student(models: Path) -> None:
+    """Write a student of RSD and VQ f4 in fp16, at their released size, all random."""
+    student = random_unet_weights(SwinUNetConfig(latent_channels=3, noise_channels=1))
+    vq = random_vq_weights(VQConfig(3, 8192, 3, 128, (1, 2, 4), (2, 2, 2)))
+    for folder in ("diffusion_models", "vae"):
+        (models / folder).mkdir(parents=True, exist_ok=True)
+    path = models / "diffusion_models" / "rsd_student_12k.safetensors"
+    header = {"noise_mode": "concat", "noise_channels": "1"}
+    save_file({key: tensor.half() for key, tensor in student.items()}, path, metadata=header)
+    torch.save(vq, models / "vae" / "autoencoder_vq_f4.pth")
 
 
 def write_released_files(models: Path) -> None:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from spandrel.architectures.SwinIR import SwinIR
 from torch import Tensor
 
+from pack.model_loaders.hypir import hypir_modules
 from pack.tests.support.restoration import (
     golden_swinir,
     has_realesrgan,
@@ -63,10 +64,10 @@ AUTOENCODER = {
 
 def write_diffbir_files(models: Path) -> None:
     """Write the files that the shipped workflows name; RealESRGAN_x4plus is the published one."""
-    for folder in ("checkpoints", "controlnet", "upscale_models"):
+    for folder in ("checkpoints", "controlnet", "upscale_models", "loras"):
         (models / folder).mkdir(parents=True, exist_ok=True)
     source = _Source(5, 2**23)
-    unet = _unet_shapes(SMALL_UNET)
+    unet = unet_shapes(SMALL_UNET)
     checkpoint = _fill("model.diffusion_model.", unet, source)
     checkpoint |= {f"first_stage_model.{key}": t for key, t in _small_autoencoder().items()}
     checkpoint |= _fill("cond_stage_model.model.", _text_shapes(), source)
@@ -75,6 +76,7 @@ def write_diffbir_files(models: Path) -> None:
     save_file(whole, models / "checkpoints" / "v2-1_512-ema-pruned.safetensors")
     pickled = models / "checkpoints" / "sd2.1-base-zsnr-laionaes5.ckpt"
     torch.save({"state_dict": checkpoint}, pickled)
+    torch.save(lora_factors(SMALL_UNET, unet, 4, source), models / "loras" / "HYPIR_sd2.pth")
     for name in ("v1_general.pth", "v1_face.pth", "v2.pth", "DiffBIR_v2.1.pt"):
         torch.save(control, models / "controlnet" / name)
     for name, tensors in (
@@ -89,23 +91,53 @@ def write_diffbir_files(models: Path) -> None:
 
 def write_full_size_files(models: Path) -> None:
     """Write SD 2.1 base, LAControlNet v2 and SwinIR in fp16, at their full size, all random."""
-    for folder in ("checkpoints", "controlnet", "upscale_models"):
-        (models / folder).mkdir(parents=True, exist_ok=True)
     source = _Source(7, 2**25)
-    unet = _unet_shapes(FULL_UNET)
-    checkpoint = _fill("model.diffusion_model.", unet, source)
+    _write_full_size_base(models, source)
+    control = _fill("", control_shapes(unet_shapes(FULL_UNET)), source)
+    _save_whole(models / "controlnet" / "v2.safetensors", control)
+    swin_ir = {
+        key: source(key, tuple(t.shape)) if t.is_floating_point() else t
+        for key, t in _swin_ir().items()
+    }
+    path = models / "upscale_models" / "general_swinir_v1.ckpt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": swin_ir}, path)
+
+
+def write_full_size_hypir(models: Path) -> None:
+    """Write SD 2.1 base and HYPIR's LoRA in fp16, at their full size, all random."""
+    source = _Source(7, 2**25)
+    _write_full_size_base(models, source)
+    factors = lora_factors(FULL_UNET, unet_shapes(FULL_UNET), 256, source)
+    path = models / "loras" / "HYPIR_sd2.pth"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({key: factor.clone() for key, factor in factors.items()}, path)
+
+
+def _write_full_size_base(models: Path, source: _Source) -> None:
+    checkpoint = _fill("model.diffusion_model.", unet_shapes(FULL_UNET), source)
     checkpoint |= _fill("first_stage_model.", _autoencoder_shapes(), source)
     checkpoint |= _fill("cond_stage_model.model.", _text_shapes(), source)
-    for folder, name, tensors in (
-        ("checkpoints", "v2-1_512-ema-pruned.safetensors", checkpoint),
-        ("controlnet", "v2.safetensors", _fill("", control_shapes(unet), source)),
-    ):
-        save_file({key: t.clone() for key, t in tensors.items()}, models / folder / name)
-        tensors = {
-            key: source(key, tuple(t.shape)) if t.is_floating_point() else t
-            for key, t in _swin_ir().items()
-        }
-    torch.save({"state_dict": tensors}, models / "upscale_models" / "general_swinir_v1.ckpt")
+    _save_whole(models / "checkpoints" / "v2-1_512-ema-pruned.safetensors", checkpoint)
+
+
+def _save_whole(path: Path, tensors: dict[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: tensor.clone() for key, tensor in tensors.items()}, path)
+
+
+def lora_factors(
+    sizes: dict[str, Any], unet: dict[str, tuple[int, ...]], rank: int, source: _Source
+) -> dict[str, Tensor]:
+    """Return a LoRA of HYPIR's keys for a UNet of these sizes and shapes."""
+    factors = {}
+    for name, key in hypir_modules({**sizes, "transformer_depth_middle": 1}, unet).items():
+        outputs, *inputs = unet[key]
+        window = [1] * (len(inputs) - 1)
+        for part, shape in (("A", (rank, *inputs)), ("B", (outputs, rank, *window))):
+            full = f"{name}.lora_{part}.default.weight"
+            factors[full] = source(full, shape)
+    return factors
 
 
 def control_shapes(unet: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -148,7 +180,7 @@ def _fill(prefix: str, shapes: dict[str, tuple[int, ...]], source: _Source) -> d
     return {prefix + key: source(key, shape) for key, shape in shapes.items()}
 
 
-def _unet_shapes(sizes: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+def unet_shapes(sizes: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     network = openaimodel.UNetModel(
         **sizes,
         image_size=32,

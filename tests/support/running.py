@@ -62,7 +62,14 @@ class InProcessComfy:
         folder_paths.set_input_directory(str(base / "input"))
         folder_paths.set_output_directory(str(base / "output"))
         folder_paths.set_temp_directory(str(base / "temp"))
-        for kind in ("diffusion_models", "vae", "upscale_models", "controlnet", "checkpoints"):
+        for kind in (
+            "diffusion_models",
+            "vae",
+            "upscale_models",
+            "controlnet",
+            "checkpoints",
+            "loras",
+        ):
             (base / "models" / kind).mkdir(parents=True)
             folder_paths.add_model_folder_path(kind, str(base / "models" / kind), is_default=True)
         loaded = asyncio.run(_load_nodes())
