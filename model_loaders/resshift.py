@@ -27,6 +27,7 @@ from .patcher import remember_loader, wrap_network
 from .record import AUTO, find_record
 from .resshift_model import ResShiftLatent, ResShiftModel, ResShiftModelConfig
 from .stock_sampling import suit_stock_sampling
+from .training import suit_training
 
 logger = logging.getLogger("resshift-diffbir")
 
@@ -93,6 +94,7 @@ def load_resshift(
     remember_loader(patcher, load_resshift, path, preset, dtype)
     model.diffusion_model.load_state_dict(weights, assign=patcher.is_dynamic())
     suit_stock_sampling(patcher)
+    suit_training(patcher)
     logger.info("'%s': ResShift, %s x%d", path.name, record.task, record.scale)
     return patcher
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_management
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from ..samplers.schedules import (
     dense_sigmas,
     index_from_sigma,
     one_minus_eta_from_sigma,
+    sampling_sigmas,
     sigma_from_index,
     sqrt_eta_from_sigma,
 )
@@ -35,23 +37,28 @@ class ResShiftSampling(nn.Module):
     Args:
         schedule: Numbers of the chain.
         predict_type: What the network predicts.
+        usual_steps: Network calls of a usual run; 0 means as many as the schedule has.
 
     Attributes:
         grid: `(T,)` float32 sigmas of the trained steps, increasing.
+        usual: `(S,)` float32 sigmas at which a usual run calls the network, decreasing.
         sigmas: `(N,)` float32, a dense table around `grid` for ComfyUI's schedulers.
         sigma_data: Read by some samplers; latents have about unit spread.
     """
 
     grid: Tensor
+    usual: Tensor
     sigmas: Tensor
 
-    def __init__(self, schedule: ResShiftSchedule, predict_type: PredictType):
+    def __init__(self, schedule: ResShiftSchedule, predict_type: PredictType, usual_steps: int = 0):
         super().__init__()
         self.schedule = schedule
         self.predict_type = predict_type
         self.sigma_data = 1.0
         grid = schedule.grid()
         self.register_buffer("grid", grid.float(), persistent=False)
+        usual = sampling_sigmas(grid, usual_steps)[:-1]
+        self.register_buffer("usual", usual.float(), persistent=False)
         self.register_buffer("sigmas", dense_sigmas(grid).float(), persistent=False)
 
     @property
@@ -78,7 +85,15 @@ class ResShiftSampling(nn.Module):
         return sigma_from_index(timestep.float(), self.grid.to(timestep.device))
 
     def percent_to_sigma(self, percent: float) -> float:
-        """Return the sigma at a share of the run, 0 its start and 1 its end."""
+        """Return the sigma at a share of the run, 0 its start and 1 its end.
+
+        ComfyUI's training draws shares evenly and asks here for their sigmas. It gets those at
+        which a usual run calls the network, each as often as every other: a chain of few steps
+        never sees what lies between them, and one of a single step nothing but its start.
+        """
+        if comfy.model_management.in_training:
+            last = len(self.usual) - 1
+            return self.usual[min(int(percent * len(self.usual)), last)].item()
         if percent <= 0:
             return BEFORE_SAMPLING
         if percent >= 1:
