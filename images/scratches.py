@@ -25,8 +25,8 @@ SHADES: tuple[str, ...] = get_args(Shade)
 
 DIRECTIONS = 24
 STROKE_PX = 25
-UNEVEN_SHARE = 0.5
-CHANGE_SHARE = 0.5
+UNEVEN_SHARE = 1.0
+CHANGE_SHARE = 0.7
 # Differences of brightness that count as clear, at the least and the greatest sensitivity.
 CLEAR = (0.30, 0.03)
 FAINT_SHARE = 0.5  # of a clear difference; what continues a clear place
