@@ -24,7 +24,7 @@ from ..images.padding import reflect_pad_to_multiple
 from ..images.resize import enlarge_bicubic
 from ..model_loaders.resshift import bundled_vae, load_bundled_model
 from ..pipelines.conditioning import prepare_resshift, resshift_model
-from ..pipelines.damage import damage_image, scratch_mask
+from ..pipelines.damage import correct_levels, damage_image, scratch_mask
 from ..pipelines.degrade import degrade_image
 from ..pipelines.finish import correct_color, finish_restoration
 from ..pipelines.latent_guidance import LatentGuidance, patch_latent_guidance
@@ -274,6 +274,13 @@ def draw_scratch_mask(materials: Materials) -> Image.Image:
     return materials.strip({"scratched": damaged, **shown})
 
 
+def draw_levels(materials: Materials) -> Image.Image:
+    strengths = {"fading": 0.8, "color_cast": 0.3}
+    faded, _ = damage_image(materials.original, strengths, "all, as set", SEED)
+    shown = {"faded": faded, "each channel": correct_levels(faded, 1.0, "each channel", 0.5)}
+    return materials.strip({**shown, "brightness": correct_levels(faded, 1.0, "brightness", 0.5)})
+
+
 def draw_crops(materials: Materials) -> Image.Image:
     side = PIECE[1]
     pieces, low = random_crops(
@@ -358,6 +365,7 @@ PICTURES: dict[str, Callable[[Materials], Image.Image]] = {
     "RestorationDegrade": draw_degradations,
     "RestorationDamage": draw_damages,
     "RestorationScratchMask": draw_scratch_mask,
+    "RestorationAutoLevels": draw_levels,
     "RestorationPairCrops": draw_crops,
     "ResShiftTrainingPairs": wiring(diagrams.TRAINING, "ResShift Training Pairs"),
     "ResShiftValidation": wiring(diagrams.TRAINING, "ResShift Validation"),

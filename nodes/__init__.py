@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .damage import RestorationDamage, RestorationScratchMask
+from .damage import RestorationAutoLevels, RestorationDamage, RestorationScratchMask
 from .degrade import RestorationDegrade
 from .diffbir_control import DiffBIRConditioning, LAControlNetLoader
 from .diffbir_guidance import DiffBIRDynamicCFG, DiffBIRLatentGuidance
@@ -56,6 +56,7 @@ NODES: list[type[io.ComfyNode]] = [
     RestorationDegrade,
     RestorationDamage,
     RestorationScratchMask,
+    RestorationAutoLevels,
     RestorationPairCrops,
     ResShiftTrainingPairs,
     ResShiftValidation,

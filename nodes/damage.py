@@ -1,4 +1,4 @@
-"""Damages that old and badly copied pictures have, and where they are."""
+"""Damages that old and badly copied pictures have, where they are, and faded levels."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..images.damage import DAMAGES
+from ..images.levels import STRETCHINGS, Stretching
 from ..images.scratches import SHADES, Shade
-from ..pipelines.damage import MIXINGS, Mixing, damage_image, scratch_mask
+from ..pipelines.damage import MIXINGS, Mixing, correct_levels, damage_image, scratch_mask
 from .messages import names_its_node
 from .resshift_sampling import seed_input
 
@@ -152,3 +153,58 @@ class RestorationScratchMask(io.ComfyNode):
     ) -> io.NodeOutput:
         """Find them."""
         return io.NodeOutput(scratch_mask(image, sensitivity, width, shade, specks, grow))
+
+
+class RestorationAutoLevels(io.ComfyNode):
+    """Brings black, white and colours of faded pictures back."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return inputs and outputs of the node."""
+        return io.Schema(
+            node_id="RestorationAutoLevels",
+            display_name="Restoration Auto Levels",
+            category=CATEGORY,
+            description=(
+                "Stretches the levels of a faded picture until its darkest pixels are black and its"
+                " lightest white; each channel by itself takes a colour cast away too."
+            ),
+            search_aliases=["auto contrast", "white balance", "faded", "levels", "old photo"],
+            inputs=[
+                io.Image.Input("image", tooltip="Faded pictures; alpha is kept."),
+                io.Float.Input(
+                    "strength",
+                    default=0.8,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="0 leaves the picture as it is, 1 stretches to the whole range.",
+                ),
+                io.Combo.Input(
+                    "stretching",
+                    options=list(STRETCHINGS),
+                    default=STRETCHINGS[0],
+                    tooltip=(
+                        "'each channel' also removes a colour cast, and the hue of a sunset with"
+                        " it; 'brightness' keeps all hues."
+                    ),
+                ),
+                io.Float.Input(
+                    "clipped_percent",
+                    default=0.5,
+                    min=0.0,
+                    max=20.0,
+                    step=0.1,
+                    tooltip="Percentage of pixels at each end that may become black or white.",
+                ),
+            ],
+            outputs=[io.Image.Output()],
+        )
+
+    @classmethod
+    @names_its_node
+    def execute(
+        cls, image: Tensor, strength: float, stretching: Stretching, clipped_percent: float
+    ) -> io.NodeOutput:
+        """Stretch the levels."""
+        return io.NodeOutput(correct_levels(image, strength, stretching, clipped_percent))

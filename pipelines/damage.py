@@ -1,4 +1,4 @@
-"""Damaged versions of pictures, and where pictures are scratched."""
+"""Damaged versions of pictures, where pictures are scratched, and their levels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images.conversion import image_to_planes, planes_to_image
+from ..images.conversion import check_image, collect_pictures, image_to_planes, planes_to_image
 from ..images.damage import DAMAGES, damage
+from ..images.levels import Stretching, stretch_levels
 from ..images.scratches import Shade, find_scratches, grow
 from .noise import SEED_COUNT
 
@@ -82,3 +83,24 @@ def scratch_mask(
         mask = find_scratches(picture[None], sensitivity, width_px, shade, specks)
         found.append(grow(mask, grow_px)[0, 0])
     return torch.stack(found)
+
+
+def correct_levels(
+    image: Tensor, strength: float, stretching: Stretching, clipped_percent: float
+) -> Tensor:
+    """Return an IMAGE with stretched levels, each picture by its own, alpha kept.
+
+    Args:
+        image: `(B, H, W, C)` IMAGE.
+        strength: See `stretch_levels`, as the next one.
+        stretching: Each channel by itself, or all by the brightness.
+        clipped_percent: Percentage of the pixels at each end that may become black or white.
+    """
+    check_image(image)
+
+    def corrected(k: int) -> Tensor:
+        planes, alpha = image_to_planes(image[k : k + 1])
+        made = stretch_levels(planes.clamp(0, 1), strength, stretching, clipped_percent / 100)
+        return planes_to_image(made, alpha)
+
+    return collect_pictures(map(corrected, range(len(image))), len(image))
