@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_management
+import comfy.sampler_helpers
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -96,8 +97,8 @@ def watch_training(
         def listen_and_restore(loss: float) -> None:
             nonlocal losses
             listen(loss)
-            steps, is_first_of_step = divmod(losses, sampler.grad_acc)
-            if is_first_of_step == 0 and steps % every == 0:
+            steps, part = divmod(losses, sampler.grad_acc)
+            if part == 0 and steps % every == 0:  # the weights have learnt `steps` times so far
                 restore_all(steps)
             losses += 1
 
@@ -113,7 +114,8 @@ def watch_training(
 def _computing_as(sampler: Any, model_wrap: Any) -> torch.autocast:
     """Return the context that ComfyUI's training computes in."""
     device = model_wrap.model_patcher.load_device
-    return torch.autocast(device.type, dtype=sampler.training_dtype)
+    dtype = sampler.training_dtype
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def _restore(model_wrap: Any, inputs: ResShiftInputs, seed: int) -> Tensor:
@@ -122,10 +124,7 @@ def _restore(model_wrap: Any, inputs: ResShiftInputs, seed: int) -> Tensor:
     sampling = check_sampling(network.model_sampling)
     y = inputs.latent["samples"].to(device, torch.float32)
     noise = draw_noise(picture_generators(seed, "different per image", [0]), y)
-    entries = [
-        {**values, "cross_attn": embedding, "model_conds": {}}
-        for embedding, values in inputs.positive
-    ]
+    entries = comfy.sampler_helpers.convert_cond(inputs.positive)
     conds = comfy.samplers.process_conds(
         network, noise, {"positive": entries}, device, latent_image=y, seed=seed
     )

@@ -323,3 +323,80 @@ def test_a_lora_of_the_bundled_model_leaves_its_start_as_it_is(comfy: InProcessC
     planes = damaged(pictures(1, 0)).movedim(-1, 1)
     with torch.inference_mode():
         assert torch.equal(start_picture(found, planes), start_picture(base, planes))
+
+
+def watched_training(comfy: InProcessComfy, base: str, watch: bool) -> tuple[Any, ...]:
+    """Train four steps and return model, loss and, where it is watched, validation and chart."""
+    from pack.tests.support.graph import Graph, output
+
+    torch.manual_seed(0)
+    graph = Graph(comfy)
+    model, vae = loaded(graph, base)
+    pairs = pairs_of(graph, model, vae, pictures(2, 0))
+    trained_model, kept = model, {}
+    if watch:
+        clean = pictures(2, 9)
+        trained_model = graph(
+            "ResShiftValidation",
+            model=model,
+            vae=vae,
+            clean=graph.give("IMAGE", clean),
+            degraded=graph.give("IMAGE", damaged(clean)),
+            every=2,
+            seed=7,
+        )
+        kept["validation"] = output(trained_model, 1)
+    lora = trained_by(graph, trained_model, pairs, steps=4, learning_rate=1e-2, rank=4)
+    if watch:
+        chart = graph(
+            "RestorationValidationChart", loss=output(lora, 1), validation=kept["validation"]
+        )
+        kept |= {"chart": chart, "shown": output(chart, 1), "report": output(chart, 2)}
+    patched = graph("LoraModelLoader", model=model, lora=lora, strength_model=1.0, bypass=False)
+    return tuple(graph.run(model=patched, loss=output(lora, 1), **kept))
+
+
+@pytest.fixture(scope="module")
+def watched(comfy: InProcessComfy, base_model: str) -> tuple[Any, ...]:
+    return watched_training(comfy, base_model, True)
+
+
+def test_validation_restores_before_within_and_after_and_leaves_the_training_alone(
+    comfy: InProcessComfy, base_model: str, watched
+):
+    _, loss, validation, *_ = watched
+    assert list(validation.latents) == [0, 2, 4]
+    assert watched_training(comfy, base_model, False)[1] == loss
+
+
+def test_validation_is_what_the_lora_restores(comfy: InProcessComfy, base_model: str, watched):
+    from pack.tests.support.graph import Graph, chain, resshift_conditioning
+
+    patched, _, validation, *_ = watched
+    for k in range(2):
+        graph = Graph(comfy)
+        model, vae = graph.give("MODEL", patched), loaded(graph, base_model)[1]
+        conditioning = resshift_conditioning(graph, model, vae, damaged(pictures(2, 9))[k : k + 1])
+        alone = graph.run(latent=chain(graph, model, conditioning, seed=7 + k))["samples"]
+        found = validation.latents[4][k : k + 1]
+        torch.testing.assert_close(found, alone.cpu(), rtol=0, atol=1e-4)
+    assert not torch.allclose(validation.latents[0], validation.latents[4], atol=1e-2)
+
+
+def test_the_chart_shows_what_was_measured(watched):
+    from pack.pipelines.measure import measure_images
+
+    _, _, validation, chart, shown, report = watched
+    assert chart.shape == (1, 4 * 260, 900, 3)
+    assert chart.std() > 0.05
+    assert len(shown) == 2
+    assert shown.shape[2] == 3 * 4 * SIDE + 2 * 8
+    last = measure_images(validation.restored(4), validation.clean)
+    assert report.splitlines()[-1].startswith(f"| 4 | {last.psnr_y:.2f} | {last.ssim_y:.4f} |")
+
+
+def test_a_chart_without_a_training_is_refused(comfy: InProcessComfy):
+    from pack.pipelines.validation import Validation, draw_validation
+
+    with pytest.raises(ValueError, match="connect the model of 'ResShift Validation'"):
+        draw_validation({"loss": [1.0]}, Validation(None, pictures(1, 0)))
