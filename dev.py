@@ -51,6 +51,7 @@ BENCH_SCRIPTS = {
     "--import": "import_time.py",
     "--help-pictures": "help_pictures.py",
     "--device": "device.py",
+    "--own-model": "own_model.py",
 }
 READY_TIMEOUT_S = 600
 LOCK_POLL_S = 0.2
@@ -125,8 +126,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     serve.set_defaults(command=run_serve)
     bench = commands.add_parser(
         "bench",
-        help="speed and memory; --curve, --quality, --import, --help-pictures, --device: see"
-        " benchmarks/README.md",
+        help="speed and memory; --curve, --quality, --import, --help-pictures, --device, --own-model:"
+        " see benchmarks/README.md",
         add_help=False,
     )
     bench.set_defaults(command=run_bench)
