@@ -120,10 +120,8 @@ def prepare_pairs(
     Raises:
         ValueError: If numbers or sizes of the pictures do not fit.
     """
+    check_pairs(model, clean, degraded)
     scale = resshift_model(model).record.scale
-    check_image(clean, "'clean'")
-    check_image(degraded, "'degraded'")
-    _check_sizes(clean, degraded, scale)
     latents, conditioning = [], []
     for k in range(len(clean)):
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -143,7 +141,19 @@ def _own(mask: Tensor, k: int) -> Tensor:
     return masks if len(masks) == 1 else masks[k : k + 1]
 
 
-def _check_sizes(clean: Tensor, degraded: Tensor, scale: int) -> None:
+def check_pairs(model: Any, clean: Tensor, degraded: Tensor) -> None:
+    """Make sure that pictures are pairs for a ResShift MODEL.
+
+    Args:
+        model: The MODEL.
+        clean: `(B, scale H, scale W, C)` IMAGE.
+        degraded: `(B, H, W, C)` IMAGE.
+    Raises:
+        ValueError: If the MODEL is another kind of model, or numbers or sizes do not fit.
+    """
+    scale = resshift_model(model).record.scale
+    check_image(clean, "'clean'")
+    check_image(degraded, "'degraded'")
     if len(clean) != len(degraded):
         raise ValueError(
             f"'clean' has {len(clean)} pictures and 'degraded' {len(degraded)}; each clean picture"

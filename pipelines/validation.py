@@ -20,6 +20,7 @@ from ..samplers.residual_shift import sample_residual_shift
 from .conditioning import ResShiftInputs, prepare_resshift
 from .measure import Measured, measure_images
 from .noise import draw_noise, picture_generators, step_noise_sampler
+from .pairs import check_pairs
 
 KEY = "resshift_validation"
 CHART_SIZE = (900, 260)  # width and height of a panel
@@ -66,17 +67,8 @@ def watch_training(
     Raises:
         ValueError: If the MODEL or the pictures do not fit.
     """
-    if len(clean) != len(degraded):
-        raise ValueError(
-            f"'clean' has {len(clean)} pictures and 'degraded' {len(degraded)}; give as many of each."
-        )
+    check_pairs(model, clean, degraded)
     inputs = [prepare_resshift(model, vae, degraded[k : k + 1]) for k in range(len(degraded))]
-    wanted = (inputs[0].height, inputs[0].width)
-    if tuple(clean.shape[1:3]) != wanted:
-        raise ValueError(
-            f"'clean' is {clean.shape[2]}x{clean.shape[1]} and must be {wanted[1]}x{wanted[0]}, the"
-            " size of 'degraded' times the model's scale."
-        )
     validation = Validation(vae, clean)
     watched = model.clone()
 
