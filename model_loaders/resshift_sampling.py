@@ -78,7 +78,8 @@ class ResShiftSampling(nn.Module):
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """Return the diffusion index the network takes, whole on the trained steps."""
-        return index_from_sigma(sigma.float(), self.grid.to(sigma.device))
+        # ComfyUI's training asks for a gradient even of this, which nothing uses.
+        return index_from_sigma(sigma.detach().float(), self.grid.to(sigma.device))
 
     def sigma(self, timestep: Tensor) -> Tensor:
         """Return the sigma of a diffusion index, fractional or whole."""
