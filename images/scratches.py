@@ -112,7 +112,8 @@ def _on_the_line(response: Tensor, luma: Tensor, width_px: int) -> Tensor:
 
 def _mean_around(x: Tensor, side: int) -> Tensor:
     """Return means over squares of an odd side, borders repeated."""
-    return F.avg_pool2d(F.pad(x, (side // 2,) * 4, mode="replicate"), side, stride=1)
+    x = F.pad(x, (side // 2,) * 4, mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(x, (side, 1), stride=1), (1, side), stride=1)
 
 
 def _specks(luma: Tensor, width_px: int) -> Tensor:
