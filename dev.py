@@ -52,7 +52,9 @@ BENCH_SCRIPTS = {
     "--help-pictures": "help_pictures.py",
     "--device": "device.py",
     "--own-model": "own_model.py",
+    "--side-by-side": "side_by_side.py",
 }
+MOST_WORKERS = 4  # of tests: each holds up to 3 GB
 READY_TIMEOUT_S = 600
 LOCK_POLL_S = 0.2
 STOP_TIMEOUT_S = 10
@@ -162,15 +164,17 @@ def run_demo(arguments: argparse.Namespace) -> int:
 def run_tests(arguments: argparse.Namespace) -> int:
     """Run pytest, with --all also against the lowest supported ComfyUI."""
     comfyui = prepare()
+    # A choice of tests is done sooner than several workers have started.
+    workers = 1 if arguments.extra else min(os.cpu_count() or 1, MOST_WORKERS)
     if not arguments.all:
-        return run_pytest(comfyui, ["-m", "not slow and not browser", *arguments.extra])
+        return run_pytest(comfyui, ["-m", "not slow and not browser", *arguments.extra], workers)
     with alone():
         lowest = fetch_comfyui(LOWEST)
-    status = run_pytest(comfyui, arguments.extra)
+    status = run_pytest(comfyui, arguments.extra, workers)
     if status:
         return status
     only_comfy = ["-m", "comfy and not slow and not browser", *arguments.extra]
-    status = run_pytest(lowest, only_comfy, PACK_LOWEST="1")
+    status = run_pytest(lowest, only_comfy, workers, PACK_LOWEST="1")
     nothing_selected = 5
     return 0 if status == nothing_selected and arguments.extra else status
 
@@ -474,9 +478,15 @@ def run_foreground(command: Sequence[str], folder: Path, **environment: str) -> 
         return process.wait()
 
 
-def run_pytest(comfyui: Path, arguments: Sequence[str], **environment: str) -> int:
-    """Run pytest against the given ComfyUI; its closing line stays the last one printed."""
+def run_pytest(comfyui: Path, arguments: Sequence[str], workers: int, **environment: str) -> int:
+    """Run pytest against the given ComfyUI; its closing line stays the last one printed.
+
+    Several workers share the test files among them, and the processor's cores.
+    """
     print(f"Testing with ComfyUI {comfyui_version(comfyui)} at {comfyui}", flush=True)
+    if workers > 1:
+        arguments = ["-n", str(workers), "--dist", "loadfile", *arguments]
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     return run_python(["-m", "pytest", *arguments], COMFYUI_PATH=str(comfyui), **environment)
 
 

@@ -22,7 +22,7 @@ from ..model_loaders.resshift import bundled_vae, load_bundled_model
 from ..pipelines.damage import damage_image
 from ..pipelines.measure import Measured, measure_images
 from ..pipelines.pairs import crops_of_folders, prepare_pairs
-from ..pipelines.restore import restore_with_resshift
+from ..pipelines.restore_resshift import restore_with_resshift
 from ..pipelines.validation import draw_validation, watch_training
 from .contact_sheet import to_image
 

@@ -10,7 +10,7 @@ from ..images.levels import STRETCHINGS, Stretching
 from ..images.scratches import SHADES, Shade
 from ..pipelines.damage import MIXINGS, Mixing, correct_levels, damage_image, scratch_mask
 from .messages import names_its_node
-from .resshift_sampling import seed_input
+from .widgets import seed_input
 
 CATEGORY = "restoration/image"
 MEANINGS = {

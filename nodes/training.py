@@ -12,7 +12,7 @@ from torch import Tensor
 from ..pipelines.pairs import crops_of_folders, prepare_pairs
 from ..pipelines.validation import Validation, draw_validation, watch_training
 from .messages import names_its_node
-from .resshift_sampling import seed_input
+from .widgets import seed_input
 
 CATEGORY = "restoration/training"
 NO_FOLDER = "none: reduce the clean ones"

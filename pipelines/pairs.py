@@ -15,8 +15,8 @@ from ..images.conversion import check_image, image_to_planes, planes_to_image
 from ..images.crops import random_crops
 from ..images.padding import reflect_pad_to
 from ..model_loaders.resshift_model import LATENT_KEY, LQ_KEY, MASK_KEY
-from .conditioning import prepare_resshift, resshift_model
 from .noise import SEED_COUNT
+from .resshift_conditioning import prepare_resshift, resshift_model
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 

@@ -17,10 +17,10 @@ from ..images.conversion import planes_to_image
 from ..images.labels import label_grid
 from ..model_loaders.resshift_sampling import check_sampling
 from ..samplers.residual_shift import sample_residual_shift
-from .conditioning import ResShiftInputs, prepare_resshift
 from .measure import Measured, measure_images
-from .noise import draw_noise, picture_generators, step_noise_sampler
+from .noise import PictureSeeds, draw_noise, step_noise_sampler
 from .pairs import check_pairs
+from .resshift_conditioning import ResShiftInputs, prepare_resshift
 
 KEY = "resshift_validation"
 CHART_SIZE = (900, 260)  # width and height of a panel
@@ -69,6 +69,7 @@ def watch_training(
     """
     check_pairs(model, clean, degraded)
     inputs = [prepare_resshift(model, vae, degraded[k : k + 1]) for k in range(len(degraded))]
+    seeds = [PictureSeeds(seed).moved_by(k) for k in range(len(degraded))]
     validation = Validation(vae, clean)
     watched = model.clone()
 
@@ -81,7 +82,9 @@ def watch_training(
 
         def restore_all(steps: int) -> None:
             with torch.no_grad(), _computing_as(sampler, model_wrap):
-                restored = [_restore(model_wrap, given, seed + k) for k, given in enumerate(inputs)]
+                restored = [
+                    _restore(model_wrap, *given) for given in zip(inputs, seeds, strict=True)
+                ]
             validation.latents[steps] = torch.cat(restored).cpu()
 
         listen = sampler.loss_callback
@@ -110,15 +113,15 @@ def _computing_as(sampler: Any, model_wrap: Any) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
-def _restore(model_wrap: Any, inputs: ResShiftInputs, seed: int) -> Tensor:
+def _restore(model_wrap: Any, inputs: ResShiftInputs, seeds: PictureSeeds) -> Tensor:
     """Return the latent that the usual chain makes with the weights as they are now."""
     network, device = model_wrap.inner_model, model_wrap.model_patcher.load_device
     sampling = check_sampling(network.model_sampling)
     y = inputs.latent["samples"].to(device, torch.float32)
-    noise = draw_noise(picture_generators(seed, "different per image", [0]), y)
+    noise = draw_noise(seeds.generators(1), y)
     entries = comfy.sampler_helpers.convert_cond(inputs.positive)
     conds = comfy.samplers.process_conds(
-        network, noise, {"positive": entries}, device, latent_image=y, seed=seed
+        network, noise, {"positive": entries}, device, latent_image=y, seed=seeds.seed
     )
 
     def predict(x: Tensor, sigma: Tensor) -> Tensor:
@@ -128,10 +131,10 @@ def _restore(model_wrap: Any, inputs: ResShiftInputs, seed: int) -> Tensor:
 
     return sample_residual_shift(
         predict,
-        y + sampling.usual[0] * noise,
-        torch.cat([sampling.usual, sampling.usual.new_zeros(1)]),
+        y + sampling.usual_sigmas[0] * noise,
+        torch.cat([sampling.usual_sigmas, sampling.usual_sigmas.new_zeros(1)]),
         kappa=sampling.kappa,
-        noise_sampler=step_noise_sampler(y, seed, "different per image"),
+        noise_sampler=step_noise_sampler(y, seeds),
     )
 
 

@@ -76,19 +76,6 @@ def loaded(graph: Any, name: str, dtype: str = "fp32") -> tuple[Any, Any]:
     return model, graph("ResShiftVAELoader", vae_name="bundled: pixel latent x4", dtype="auto")
 
 
-def trained_by(graph: Any, model: Any, pairs: Any, **settings: Any) -> Any:
-    from pack.tests.support.graph import defaults, output
-
-    inputs = {"training_dtype": "fp32", "lora_dtype": "fp32", "gradient_checkpointing": False}
-    return graph(
-        "TrainLoraNode",
-        **{**defaults("TrainLoraNode"), **inputs, **settings},
-        model=model,
-        latents=pairs,
-        positive=output(pairs, 1),
-    )
-
-
 def pairs_of(graph: Any, model: Any, vae: Any, clean: Tensor, low: Tensor | None = None) -> Any:
     return graph(
         "ResShiftTrainingPairs",
@@ -110,12 +97,12 @@ def train_and_judge(
     comfy: InProcessComfy, folder: Path, base: str, dtype: str, **settings: Any
 ) -> Trained:
     """Train, save, load with the stock loader, and restore pictures that were held back."""
-    from pack.tests.support.graph import Graph, chain, output, resshift_conditioning
+    from pack.tests.support.graph import Graph, chain, output, resshift_conditioning, train_lora
 
     torch.manual_seed(0)  # ComfyUI's node draws adapters and noise levels from torch's generator
     graph = Graph(comfy)
     model, vae = loaded(graph, base, dtype)
-    lora = trained_by(graph, model, pairs_of(graph, model, vae, pictures(LEARNT, 0)), **settings)
+    lora = train_lora(graph, model, pairs_of(graph, model, vae, pictures(LEARNT, 0)), **settings)
     prefix = f"{FOLDER}/{dtype}"
     graph("SaveLoRA", lora=lora, prefix=prefix, steps=output(lora, 2))
     losses = graph.run(losses=output(lora, 1))["loss"]
@@ -190,13 +177,13 @@ def recorded(
     comfy: InProcessComfy, name: str, clean: Tensor, stop_after: int = 0, **settings: Any
 ) -> tuple[Recorder, Any]:
     """Train a model on pictures and return what its network was called with, and the run."""
-    from pack.tests.support.graph import Graph, output
+    from pack.tests.support.graph import Graph, output, train_lora
 
     graph = Graph(comfy)
     recorder = Recorder(graph.run(model=loaded(graph, name)[0]), stop_after)
     graph = Graph(comfy)
     model, vae = graph.give("MODEL", recorder.model), loaded(graph, name)[1]
-    lora = trained_by(graph, model, pairs_of(graph, model, vae, clean), **settings)
+    lora = train_lora(graph, model, pairs_of(graph, model, vae, clean), **settings)
     graph("TestKeep", name="losses", value=output(lora, 1))
     return recorder, comfy.run(graph.prompt)
 
@@ -257,12 +244,12 @@ def test_every_picture_of_a_batch_is_seen_with_its_own_degraded_version(
 def test_conditioning_of_many_pictures_in_one_entry_is_refused(
     comfy: InProcessComfy, base_model: str
 ):
-    from pack.tests.support.graph import Graph, output, resshift_conditioning
+    from pack.tests.support.graph import Graph, output, resshift_conditioning, train_lora
 
     graph = Graph(comfy)
     model, vae = loaded(graph, base_model)
     conditioning = resshift_conditioning(graph, model, vae, damaged(pictures(2, 0)))
-    lora = trained_by(graph, model, output(conditioning, 2), steps=1)
+    lora = train_lora(graph, model, output(conditioning, 2), steps=1)
     graph.prompt[lora[0]]["inputs"]["positive"] = conditioning
     graph("TestKeep", name="lora", value=lora)
     assert "ResShift Training Pairs" in str(comfy.run(graph.prompt).error)
@@ -290,7 +277,7 @@ def test_an_interrupt_stops_the_training_at_once(comfy: InProcessComfy, base_mod
 def test_released_layouts_are_trained_and_their_lora_fits(
     comfy: InProcessComfy, caplog, model_name, vae_name, scale, has_mask
 ):
-    from pack.tests.support.graph import Graph
+    from pack.tests.support.graph import Graph, train_lora
 
     graph = Graph(comfy)
     model = graph("ResShiftLoader", model_name=model_name, preset="auto", dtype="fp32")
@@ -302,7 +289,7 @@ def test_released_layouts_are_trained_and_their_lora_fits(
         hole = torch.zeros(1, 64, 64)
         hole[:, 20:40, 20:40] = 1
         graph.prompt[pairs[0]]["inputs"]["mask"] = graph.give("MASK", hole)
-    lora = trained_by(graph, model, pairs, steps=1, batch_size=2)
+    lora = train_lora(graph, model, pairs, steps=1, batch_size=2)
     patched = graph("LoraModelLoader", model=model, lora=lora, strength_model=1.0, bypass=False)
     found = graph.run(model=patched)
     assert len(found.patches) > 50
@@ -311,12 +298,12 @@ def test_released_layouts_are_trained_and_their_lora_fits(
 
 @pytest.mark.slow
 def test_a_lora_of_the_bundled_model_leaves_its_start_as_it_is(comfy: InProcessComfy, caplog):
-    from pack.pipelines.start import start_picture
-    from pack.tests.support.graph import Graph, bundled
+    from pack.pipelines.resshift_start import start_picture
+    from pack.tests.support.graph import Graph, bundled, train_lora
 
     graph = Graph(comfy)
     model, vae = bundled(graph)
-    lora = trained_by(graph, model, pairs_of(graph, model, vae, pictures(1, 0)), steps=2)
+    lora = train_lora(graph, model, pairs_of(graph, model, vae, pictures(1, 0)), steps=2)
     patched = graph("LoraModelLoader", model=model, lora=lora, strength_model=50.0, bypass=False)
     found, base = graph.run(found=patched, base=model)
     assert "not loaded" not in caplog.text
@@ -327,7 +314,7 @@ def test_a_lora_of_the_bundled_model_leaves_its_start_as_it_is(comfy: InProcessC
 
 def watched_training(comfy: InProcessComfy, base: str, watch: bool) -> tuple[Any, ...]:
     """Train four steps and return model, loss and, where it is watched, validation and chart."""
-    from pack.tests.support.graph import Graph, output
+    from pack.tests.support.graph import Graph, output, train_lora
 
     torch.manual_seed(0)
     graph = Graph(comfy)
@@ -346,7 +333,7 @@ def watched_training(comfy: InProcessComfy, base: str, watch: bool) -> tuple[Any
             seed=7,
         )
         kept["validation"] = output(trained_model, 1)
-    lora = trained_by(graph, trained_model, pairs, steps=4, learning_rate=1e-2, rank=4)
+    lora = train_lora(graph, trained_model, pairs, steps=4, learning_rate=1e-2, rank=4)
     if watch:
         chart = graph(
             "RestorationValidationChart", loss=output(lora, 1), validation=kept["validation"]
