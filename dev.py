@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One command for all around this pack: `python dev.py demo | test | serve | bench | models | lint`.
+"""One command for all around this pack: `python dev.py demo | test | serve | folder | bench | models | lint`.
 
 Needs Python 3.10 or newer and nothing else: the first run makes `.venv`, finds or downloads
 ComfyUI and installs what both need; later runs start in seconds. Logs lie in `.dev`.
@@ -53,6 +53,7 @@ BENCH_SCRIPTS = {
     "--device": "device.py",
     "--own-model": "own_model.py",
     "--side-by-side": "side_by_side.py",
+    "--folders": "folders.py",
 }
 MOST_WORKERS = 4  # of tests: each holds up to 3 GB
 READY_TIMEOUT_S = 600
@@ -126,6 +127,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     serve = commands.add_parser("serve", help="ComfyUI with this pack; after --: its arguments")
     serve.add_argument("--port", type=int, help="8188, or any free one if that is taken")
     serve.set_defaults(command=run_serve)
+    folder = commands.add_parser(
+        "folder",
+        help="restore a folder of pictures with a workflow: docs/folders.md",
+        add_help=False,
+    )
+    folder.set_defaults(command=run_folder)
     bench = commands.add_parser(
         "bench",
         help="speed and memory; --curve, --quality, --import, --help-pictures, --device, --own-model:"
@@ -140,9 +147,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     lint = commands.add_parser("lint", help="ruff, the registry's check and pyright")
     lint.set_defaults(command=run_lint)
     arguments, unknown = parser.parse_known_args(argv[:cut])
-    if unknown and arguments.command not in (run_bench, run_models):
+    if unknown and arguments.command not in (run_bench, run_folder, run_models):
         parser.error(f"unknown arguments: {' '.join(unknown)}")
     arguments.extra = unknown + argv[cut + 1 :]
+    arguments.unknown, arguments.passed_on = unknown, argv[cut + 1 :]
     return arguments
 
 
@@ -190,6 +198,19 @@ def run_serve(arguments: argparse.Namespace) -> int:
     with serving(comfyui, "serve", port, arguments.extra, to_terminal=True) as server:
         print(f"\nComfyUI with this pack: {server.url} (Ctrl-C stops it)\n", flush=True)
         return server.process.wait()
+
+
+def run_folder(arguments: argparse.Namespace) -> int:
+    """Restore a folder with the ComfyUI around the pack, or else with that of `serve`."""
+    comfyui = prepare()
+    command = [str(PYTHON), str(ROOT / "folders" / "run.py"), *arguments.unknown, "--"]
+    if ROOT.parent != comfyui / "custom_nodes":
+        command += ["--base-directory", str(make_base("serve"))]
+    command += [*([] if has_accelerator() else ["--cpu"]), *arguments.passed_on]
+    # From the caller's folder, so that paths mean what they typed.
+    return run_foreground(
+        command, Path.cwd(), COMFYUI_PATH=str(comfyui), PACK_COMMAND="python dev.py folder"
+    )
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
@@ -552,10 +573,7 @@ def serving(
 
     Its files lie in `.dev/<name>`, so that the ComfyUI folder stays untouched.
     """
-    base = WORK / name
-    for folder in ("custom_nodes", "input", "models", "output"):
-        (base / folder).mkdir(parents=True, exist_ok=True)
-    link_pack(base / "custom_nodes" / PACK_NAME)
+    base = make_base(name)
     command = [str(PYTHON), str(comfyui / "main.py"), "--port", str(port), "--disable-auto-launch"]
     command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
     command += ["--preview-method", "latent2rgb", *([] if has_accelerator() else ["--cpu"]), *extra]
@@ -573,6 +591,15 @@ def serving(
         server = Server(process, f"http://127.0.0.1:{port}", log)
         wait_until_ready(server)
         yield server
+
+
+def make_base(name: str) -> Path:
+    """Return `.dev/<name>`, a ComfyUI's own files with this pack among its nodes."""
+    base = WORK / name
+    for folder in ("custom_nodes", "input", "models", "output"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    link_pack(base / "custom_nodes" / PACK_NAME)
+    return base
 
 
 def wait_until_ready(server: Server) -> None:
