@@ -52,6 +52,7 @@ BENCH_SCRIPTS = {
     "--help-pictures": "help_pictures.py",
     "--device": "device.py",
     "--one-call": "one_call.py",
+    "--own-model": "own_model.py",
     "--side-by-side": "side_by_side.py",
     "--folders": "folders.py",
 }
@@ -135,8 +136,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     folder.set_defaults(command=run_folder)
     bench = commands.add_parser(
         "bench",
-        help="speed and memory; --curve, --quality, --import, --help-pictures, --device: see"
-        " benchmarks/README.md",
+        help="speed and memory; --curve, --quality, --import, --help-pictures, --device, --own-model:"
+        " see benchmarks/README.md",
         add_help=False,
     )
     bench.set_defaults(command=run_bench)

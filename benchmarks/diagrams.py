@@ -183,6 +183,34 @@ CUSTOM_SAMPLING = Wiring(
         "into SamplerCustomAdvanced.",
     ),
 )
+TRAINING = Wiring(
+    {
+        "Restoration Pair Crops": (COLUMNS[0], ROWS[0]),
+        "held-back pictures": (COLUMNS[1], ROWS[0]),
+        "Load ResShift Model": (COLUMNS[2], ROWS[0]),
+        "Restoration Damage": (COLUMNS[0], ROWS[1]),
+        "ResShift Validation": (COLUMNS[2], ROWS[1]),
+        "ResShift Training Pairs": (COLUMNS[0], ROWS[2]),
+        "Train LoRA": (COLUMNS[1], ROWS[3]),
+        "Save LoRA": (COLUMNS[0], ROWS[4]),
+        "Validation Chart": (COLUMNS[2], ROWS[4]),
+    },
+    (
+        ("Restoration Pair Crops", "Restoration Damage", "degraded"),
+        ("held-back pictures", "ResShift Validation", "clean, degraded"),
+        ("Load ResShift Model", "ResShift Validation", "MODEL"),
+        ("Restoration Damage", "ResShift Training Pairs", "degraded"),
+        ("ResShift Training Pairs", "Train LoRA", "latents, positive"),
+        ("ResShift Validation", "Train LoRA", ""),
+        ("ResShift Validation", "Validation Chart", "MODEL, validation"),
+        ("Train LoRA", "Save LoRA", ""),
+        ("Train LoRA", "Validation Chart", "lora, loss_map"),
+    ),
+    (
+        "The clean pieces go from the crops to the pairs; the model and its VAE",
+        "go to the pairs and to the validation.",
+    ),
+)
 DIFFBIR = Wiring(
     {
         "Load Checkpoint": (COLUMNS[0], ROWS[0]),

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import comfy.utils
+import numpy as np
 import skimage.data
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..images.conversion import image_to_planes, planes_to_image
+from ..images.crops import random_crops
+from ..images.damage import DAMAGES
 from ..images.labels import label_grid
 from ..images.padding import reflect_pad_to_multiple
 from ..images.resize import enlarge_bicubic
 from ..model_loaders.resshift import bundled_vae, load_bundled_model
+from ..pipelines.damage import correct_levels, damage_image, scratch_mask
 from ..pipelines.degrade import degrade_image
 from ..pipelines.finish import correct_color, finish_restoration
 from ..pipelines.latent_guidance import LatentGuidance, patch_latent_guidance
@@ -45,6 +49,8 @@ LABEL_HEIGHT = 22
 PIECE = (208, 160)  # width and height
 COFFEE, CAT = (250, 120), (110, 60)  # left and top of the shown piece
 LEVEL = "one round, light"
+SHOWN_DAMAGE = 0.7
+SCRATCH_SEED = 4
 
 
 @dataclass
@@ -255,6 +261,42 @@ def draw_degradations(materials: Materials) -> Image.Image:
     return materials.strip(shown)
 
 
+def draw_damages(materials: Materials) -> Image.Image:
+    shown = {"original": materials.original}
+    for name in DAMAGES:
+        shown[name], _ = damage_image(materials.original, {name: SHOWN_DAMAGE}, "all, as set", SEED)
+    return materials.strip(shown)
+
+
+def draw_scratch_mask(materials: Materials) -> Image.Image:
+    strengths = {"scratches": 1.0, "fading": 0.4}
+    damaged, _ = damage_image(materials.original, strengths, "all, as set", SCRATCH_SEED)
+    masks = {
+        f"sensitivity {value:g}": scratch_mask(damaged, value, 3, "light and dark", True, 1)
+        for value in (0.3, 0.6)
+    }
+    shown = {name: mask[..., None].expand(-1, -1, -1, 3) for name, mask in masks.items()}
+    return materials.strip({"scratched": damaged, **shown})
+
+
+def draw_levels(materials: Materials) -> Image.Image:
+    strengths = {"fading": 0.8, "color_cast": 0.3}
+    faded, _ = damage_image(materials.original, strengths, "all, as set", SEED)
+    shown = {"faded": faded, "each channel": correct_levels(faded, 1.0, "each channel", 0.5)}
+    return materials.strip({**shown, "brightness": correct_levels(faded, 1.0, "brightness", 0.5)})
+
+
+def draw_crops(materials: Materials) -> Image.Image:
+    side = PIECE[1]
+    pieces, low = random_crops(
+        [image_to_planes(materials.original)[0][0]], None, 3, side, SCALE, np.random.default_rng(2)
+    )
+    damaged, _ = damage_image(planes_to_image(low), {"halftone": 0.6}, "all, as set", SEED)
+    enlarged = image_to_planes(damaged)[0].repeat_interleave(SCALE, 2).repeat_interleave(SCALE, 3)
+    labels = ["clean"] * 3 + ["degraded, then damaged"] * 3
+    return to_image(label_grid([*pieces, *enlarged], labels, 3, LABEL_HEIGHT)[None])
+
+
 def draw_metrics(materials: Materials) -> Image.Image:
     shown = {}
     for name, image in (("bicubic", materials.bicubic), ("restored", materials.restored)):
@@ -326,6 +368,13 @@ PICTURES: dict[str, Callable[[Materials], Image.Image]] = {
     "RestorationColorFix": draw_color_fixes,
     "RestorationTiles": draw_tiles,
     "RestorationDegrade": draw_degradations,
+    "RestorationDamage": draw_damages,
+    "RestorationScratchMask": draw_scratch_mask,
+    "RestorationAutoLevels": draw_levels,
+    "RestorationPairCrops": draw_crops,
+    "ResShiftTrainingPairs": wiring(diagrams.TRAINING, "ResShift Training Pairs"),
+    "ResShiftValidation": wiring(diagrams.TRAINING, "ResShift Validation"),
+    "RestorationValidationChart": wiring(diagrams.TRAINING, "Validation Chart"),
     "RestorationMetrics": draw_metrics,
     "RestorationFidelitySweep": draw_sweep,
     "DiffBIRLatentGuidance": draw_guidance,

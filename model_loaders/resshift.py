@@ -34,6 +34,7 @@ from .record import AUTO, RSD_X2, RSD_X4, ResShiftRecord, find_record
 from .released import licence_note
 from .resshift_model import ResShiftLatent, ResShiftModel, ResShiftModelConfig
 from .stock_sampling import suit_stock_sampling
+from .training import suit_training
 
 logger = logging.getLogger("resshift-diffbir")
 
@@ -105,6 +106,7 @@ def load_resshift(
     remember_loader(patcher, load_resshift, path, preset, dtype)
     model.diffusion_model.load_state_dict(weights, assign=patcher.is_dynamic())
     suit_stock_sampling(patcher)
+    suit_training(patcher)
     logger.info(
         "'%s': ResShift, %s x%d%s", path.name, record.task, record.scale, licence_note(path.name)
     )

@@ -140,7 +140,9 @@ class ResShiftModel(comfy.model_base.BaseModel):
         super().__init__(model_config, comfy.model_base.ModelType.EPS, unet_model=network)
         self.record = record
         self.network_config = model_config.unet_config["config"]
-        self.model_sampling = ResShiftSampling(record.schedule, record.predict_type)
+        self.model_sampling = ResShiftSampling(
+            record.schedule, record.predict_type, record.sampling_steps
+        )
 
     @property
     def size_multiple_px(self) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_management
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from ..samplers.schedules import (
     dense_sigmas,
     index_from_sigma,
     one_minus_eta_from_sigma,
+    sampling_sigmas,
     sigma_from_index,
     sqrt_eta_from_sigma,
 )
@@ -35,23 +37,28 @@ class ResShiftSampling(nn.Module):
     Args:
         schedule: Numbers of the chain.
         predict_type: What the network predicts.
+        usual_steps: Network calls of a usual run; 0 means as many as the schedule has.
 
     Attributes:
         trained_sigmas: `(T,)` float32 sigmas of the trained steps, increasing.
+        usual_sigmas: `(S,)` float32 sigmas at which a usual run calls the network, decreasing.
         sigmas: `(N,)` float32, a dense table around `trained_sigmas` for ComfyUI's schedulers.
         sigma_data: Read by some samplers; latents have about unit spread.
     """
 
     trained_sigmas: Tensor
+    usual_sigmas: Tensor
     sigmas: Tensor
 
-    def __init__(self, schedule: ResShiftSchedule, predict_type: PredictType):
+    def __init__(self, schedule: ResShiftSchedule, predict_type: PredictType, usual_steps: int = 0):
         super().__init__()
         self.schedule = schedule
         self.predict_type = predict_type
         self.sigma_data = 1.0
         trained = schedule.trained_sigmas()
+        usual = sampling_sigmas(trained, usual_steps)[:-1]
         self.register_buffer("trained_sigmas", trained.float(), persistent=False)
+        self.register_buffer("usual_sigmas", usual.float(), persistent=False)
         self.register_buffer("sigmas", dense_sigmas(trained).float(), persistent=False)
 
     @property
@@ -71,14 +78,23 @@ class ResShiftSampling(nn.Module):
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """Return the diffusion index the network takes, whole on the trained steps."""
-        return index_from_sigma(sigma.float(), self.trained_sigmas.to(sigma.device))
+        # ComfyUI's training asks for a gradient even of this, which nothing uses.
+        return index_from_sigma(sigma.detach().float(), self.trained_sigmas.to(sigma.device))
 
     def sigma(self, timestep: Tensor) -> Tensor:
         """Return the sigma of a diffusion index, fractional or whole."""
         return sigma_from_index(timestep.float(), self.trained_sigmas.to(timestep.device))
 
     def percent_to_sigma(self, percent: float) -> float:
-        """Return the sigma at a share of the run, 0 its start and 1 its end."""
+        """Return the sigma at a share of the run, 0 its start and 1 its end.
+
+        ComfyUI's training draws shares evenly and asks here for their sigmas. It gets those at
+        which a usual run calls the network, each as often as every other: a chain of few steps
+        never sees what lies between them, and one of a single step nothing but its start.
+        """
+        if comfy.model_management.in_training:
+            last = len(self.usual_sigmas) - 1
+            return self.usual_sigmas[min(int(percent * len(self.usual_sigmas)), last)].item()
         if percent <= 0:
             return BEFORE_SAMPLING
         if percent >= 1:

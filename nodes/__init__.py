@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .damage import RestorationAutoLevels, RestorationDamage, RestorationScratchMask
 from .degrade import RestorationDegrade
 from .diffbir_control import DiffBIRConditioning, LAControlNetLoader
 from .diffbir_guidance import DiffBIRDynamicCFG, DiffBIRLatentGuidance
@@ -23,6 +24,12 @@ from .resshift_sampling import (
     ResShiftModelSampling,
 )
 from .tiles import RestorationTiles
+from .training import (
+    ResShiftTrainingPairs,
+    ResShiftValidation,
+    RestorationPairCrops,
+    RestorationValidationChart,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     ResShiftLoader,
@@ -51,4 +58,11 @@ NODES: list[type[io.ComfyNode]] = [
     RestorationMetrics,
     RestorationFidelitySweep,
     RestorationDegrade,
+    RestorationDamage,
+    RestorationScratchMask,
+    RestorationAutoLevels,
+    RestorationPairCrops,
+    ResShiftTrainingPairs,
+    ResShiftValidation,
+    RestorationValidationChart,
 ]

@@ -53,6 +53,7 @@ class DiffBIRRestoreImage(io.ComfyNode):
             node_id="DiffBIRRestoreImage",
             display_name="Restore Image (DiffBIR)",
             category=CATEGORY,
+            essentials_category="Image Tools",
             description=(
                 "Removes the degradation, encodes, samples, decodes and corrects colours with"
                 " DiffBIR's official settings: blind super-resolution, faces, denoising."

@@ -39,6 +39,7 @@ class ResShiftRestoreImage(io.ComfyNode):
             node_id="ResShiftRestoreImage",
             display_name="Restore Image (ResShift)",
             category=CATEGORY,
+            essentials_category="Image Tools",
             description=(
                 "Encodes, samples, decodes, crops and corrects colours: super-resolution,"
                 " inpainting, face restoration or deblurring, as the model was trained for."

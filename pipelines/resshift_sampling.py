@@ -60,7 +60,8 @@ def patch_schedule(
     """
     record = resshift_model(model).record
     patched = model.clone()
-    sampling = ResShiftSampling(schedule, predict_type or record.predict_type)
+    kind = predict_type or record.predict_type
+    sampling = ResShiftSampling(schedule, kind, record.sampling_steps)
     patched.add_object_patch("model_sampling", sampling)
     return patched
 

@@ -30,7 +30,7 @@ COMFY |= {"latent_preview", "node_helpers", "nodes", "server"}
 MAY_IMPORT_COMFY = {"nodes", "pipelines", "model_loaders", "tests", "benchmarks", "training"}
 MAY_IMPORT_COMFY |= {"folders"}
 BUILDING_BLOCKS = ("comfy.ldm.modules", "comfy.ops", "comfy.patcher_extension")
-LIBRARIES = {"dev.py": set(), "samplers": {"torch"}, "images": {"torch", "numpy", "PIL"}}
+LIBRARIES = {"dev.py": set(), "samplers": {"torch"}, "images": {"torch", "numpy", "PIL", "av"}}
 LIBRARIES["model_files"] = {"safetensors"}
 
 

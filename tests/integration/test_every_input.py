@@ -27,6 +27,7 @@ SLOW = (
     "DiffBIRSampler",
     "DiffBIRRestoreImage",
     "HYPIRRestoreImage",
+    "ResShiftValidation",
 )
 
 # Calls with more pictures round otherwise; less than a level of 8 bits.

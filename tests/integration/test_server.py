@@ -23,6 +23,7 @@ SIZES = {
     "diffbir_denoise": (512, 512),
     "diffbir_fidelity": (3 * 600 + 2 * 8, 432),
     "restoration_measure": (3 * 600 + 2 * 8, 432),
+    "restoration_old_photo": (4 * 451, 4 * 300),
 }
 SAMPLING = {
     "ResidualShiftSampler",
@@ -44,6 +45,10 @@ MODEL_FOLDERS = {
     "HYPIRLoader": "loras",
 }
 DIFFBIR_STEPS = 2
+QUICK_TRAINING = {
+    "TrainLoraNode": {"steps": 1, "training_dtype": "fp32"},
+    "RestorationPairCrops": {"count": 1, "crop": 128},
+}
 
 
 def api_prompt(name: str) -> dict[str, Any]:
@@ -51,8 +56,10 @@ def api_prompt(name: str) -> dict[str, Any]:
 
 
 def quick_prompt(name: str) -> dict[str, Any]:
-    """Return the prompt of a shipped workflow, those of DiffBIR with fewer steps."""
+    """Return the prompt of a shipped workflow, those of DiffBIR and of training with fewer steps."""
     prompt = api_prompt(name)
+    for node in prompt.values():
+        node["inputs"] |= QUICK_TRAINING.get(node["class_type"], {})
     if name.startswith("diffbir"):
         for node in prompt.values():
             if node["class_type"] in STEPPING and "steps" in node["inputs"]:
@@ -73,7 +80,8 @@ def steps_of(name: str, prompt: dict[str, Any]) -> int:
     """Return the network calls of a quick prompt's run."""
     if name.startswith("diffbir"):
         return DIFFBIR_STEPS
-    chosen = [node["inputs"].get("steps", 0) for node in prompt.values()]
+    sampling = [node for node in prompt.values() if node["class_type"] in STEPPING]
+    chosen = [node["inputs"].get("steps", 0) for node in sampling]
     names = [str(node["inputs"].get("model_name")) for node in prompt.values()]
     one_step = name.startswith("hypir") or any(given.startswith(ONE_STEP) for given in names)
     own = 1 if one_step else 4

@@ -141,6 +141,10 @@ SOURCES["condition"] = own(
     vae=["sd", 2],
     image=["picture", 0],
 )
+_PAIRS: dict[str, Link] = {
+    **{"model": ["x4", 0], "vae": ["x4_vae", 0]},
+    **{"clean": ["other", 0], "degraded": ["picture", 0]},
+}
 LINKS: dict[str, dict[str, Link]] = {
     "ResShiftModelSampling": {"model": ["x4", 0]},
     "ResShiftConditioning": {"model": ["x4", 0], "vae": ["x4_vae", 0], "image": ["picture", 0]},
@@ -180,6 +184,11 @@ LINKS: dict[str, dict[str, Link]] = {
     "RestorationMetrics": {"image": ["picture", 0], "reference": ["other", 0]},
     "RestorationFidelitySweep": {"images.image0": ["picture", 0]},
     "RestorationDegrade": {"image": ["picture", 0]},
+    "RestorationDamage": {"image": ["picture", 0]},
+    "RestorationAutoLevels": {"image": ["picture", 0]},
+    "RestorationScratchMask": {"image": ["picture", 0]},
+    "ResShiftTrainingPairs": _PAIRS,
+    "ResShiftValidation": _PAIRS,
 }
 # Fewer steps, and sizes that stay small.
 QUICK: dict[str, dict[str, Any]] = {

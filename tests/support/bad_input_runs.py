@@ -14,7 +14,7 @@ from pack.tests.support.bad_input import (
     on,
 )
 from pack.tests.support.bad_input_graphs import Prompt, graph, picture
-from pack.tests.support.bad_input_values import batch_rows, mask_rows, picture_rows
+from pack.tests.support.bad_input_values import batch_rows, mask_rows, picture_rows, training_rows
 
 LAST_SEED = 2**64 - 1
 NUMBERS = "Numbers"
@@ -29,6 +29,7 @@ def number_rows() -> list[Row]:
         "DiffBIRSampler": 64,
         "DiffBIRRestoreImage": 8,
         "RestorationDegrade": 8,
+        "RestorationDamage": 8,
     }
 
     def at_seed(seed: int) -> Callable[[str], Prompt]:
@@ -262,6 +263,7 @@ ROWS: tuple[Row, ...] = (
     *picture_rows(),
     *batch_rows(),
     *mask_rows(),
+    *training_rows(),
     *number_rows(),
     *run_rows(),
 )

@@ -21,12 +21,16 @@ MAKES: dict[str, int | None] = {
     "RestorationFinish": 16,
     "RestorationMetrics": None,
     "RestorationDegrade": 16,
+    "RestorationDamage": 16,
+    "RestorationAutoLevels": 16,
+    "RestorationScratchMask": None,
 }
 KEEP_ALPHA = (
     "ResShiftRestoreImage",
     "DiffBIRRestoreImage",
     "HYPIRRestoreImage",
     "RestorationColorFix",
+    "RestorationAutoLevels",
 )
 KEEP_VALUES = ("DiffBIRConditioning", "DiffBIRLatentGuidance")
 FILLING = {"model": ["fill", 0], "vae": ["fill_vae", 0]}
@@ -38,6 +42,7 @@ NOT_FINITE = (
 PICTURES = "Pictures"
 BATCHES = "Sizes and batches that do not fit together"
 MASKS = "Masks"
+TRAINING = "Pairs for training"
 
 
 def image_of(kind: str = "noise", **sizes: int) -> Callable[[str], Prompt]:
@@ -170,6 +175,8 @@ def narrow_picture_rows() -> list[Row]:
         "RestorationColorFix": (1, 1),
         "RestorationFinish": (1, 1),
         "RestorationDegrade": (1, 1),
+        "RestorationDamage": (1, 1),
+        "RestorationAutoLevels": (1, 1),
     }
 
     def made(width: int, height: int) -> Callable[[str], Size]:
@@ -357,6 +364,45 @@ def batch_rows() -> list[Row]:
             "labels: two lines for one image",
             "'labels' has 2 lines for 1 images; write one line for each image, or none.",
             on(labels="a\nb"),
+        ),
+    ]
+
+
+def training_rows() -> list[Row]:
+    pairs = ("ResShiftTrainingPairs", "ResShiftValidation")
+    large = {"other": picture(height=32, width=32)}
+    return [
+        Row(
+            TRAINING,
+            pairs,
+            "clean: two pictures for one",
+            "'clean' has 2 pictures and 'degraded' 1; each clean picture needs its own degraded"
+            " version.",
+            on({"other": picture(batch=2, height=32, width=32)}),
+        ),
+        Row(
+            TRAINING,
+            pairs,
+            "clean: of the size of the degraded ones",
+            "'clean' is 8x8 and must be 32x32: this model enlarges 4 times, so that is the size of"
+            " 'degraded' times 4.",
+            on({"other": picture()}),
+        ),
+        Row(
+            TRAINING,
+            pairs,
+            "model: not ResShift",
+            "the model connected to 'model' is a …, not a ResShift model. Load one with 'Load"
+            " ResShift Model'.",
+            on(large, model=["sd", 0]),
+        ),
+        Row(
+            TRAINING,
+            ("ResShiftTrainingPairs",),
+            "mask: to a model that fills nothing",
+            "this model (super-resolution) takes no mask. Disconnect it, or load an inpainting"
+            " model; to keep pixels, connect the mask to 'Finish Restoration'.",
+            on(large, mask=["mask", 0]),
         ),
     ]
 

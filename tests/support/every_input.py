@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pack.benchmarks.contact_sheet import to_image
 from pack.tests.support.diffbir import (
     HEAD_CHANNELS,
     save_control,
@@ -26,6 +27,7 @@ from pack.tests.support.diffbir import (
     tiny_vae,
 )
 from pack.tests.support.hypir import lora_weights, small_sd2
+from pack.tests.support.graph import Graph, output, train_lora
 from pack.tests.support.restoration import descriptor, tiny_esrgan
 from pack.tests.support.running import InProcessComfy, pack_module
 from pack.tests.support.tiny import (
@@ -97,6 +99,10 @@ class Objects:
         )
         for name, seed in (("one", 2), ("other", 3)):
             save_file(random_vq_weights(seed=seed), models / "vae" / f"{name}.safetensors")
+        for name, side, seed in (("clean", 64, 2), ("other", 64, 3), ("low", 16, 4)):
+            folder = comfy.base / "input" / f"every {name}"
+            folder.mkdir()
+            to_image(picture(side, side, seed=seed).movedim(-1, 1)).save(folder / "one.png")
         control = torch.load(models / "controlnet" / "v2.pth", weights_only=True)
         control["input_blocks.0.0.bias"] = control["input_blocks.0.0.bias"] + 1
         torch.save(control, models / "controlnet" / "other.pth")
@@ -114,6 +120,7 @@ class Objects:
         )
         self.esrgan = descriptor(tiny_esrgan())
         self.pictures = picture(16, 24, batch=2)
+        self.enlarged = picture(64, 96, batch=2)
         prepared = comfy.call("ResShiftConditioning", *self.resshift, self.pictures)
         self.prepared = dict(zip(("positive", "negative", "latent"), prepared, strict=False))
         self.condition = {"samples": torch.randn(2, 4, 8, 16, generator=_seeded(1))}
@@ -317,6 +324,17 @@ class Objects:
                     for end, value in zip(("min", "max"), ends, strict=True)
                 },
             ),
+            "RestorationDamage": Row({"image": picture(32, 32, batch=8)}),
+            "RestorationScratchMask": Row({"image": scratched()}),
+            "RestorationAutoLevels": Row({"image": 0.5 * self.pictures + 0.2}),
+            "RestorationPairCrops": Row(
+                {"folder": "every clean", "count": 2, "crop": 32},
+                {"folder": "every other", "degraded_folder": "every low", "crop": 16, "scale": 2},
+            ),
+            "ResShiftValidation": Row(
+                {"model": model, "vae": vae, "clean": self.enlarged, "degraded": self.pictures},
+                {"every": 1},
+            ),
         }
 
     def outcome(self, node_id: str, inputs: dict[str, Any]) -> list[Any]:
@@ -325,7 +343,24 @@ class Objects:
             made = self.comfy.call(node_id, **inputs)
         except ValueError as refusal:
             return [str(refusal)]
+        if node_id == "ResShiftValidation":
+            made = self._watched(*made)
         return list(self._flat(made))
+
+    def _watched(self, model: Any, validation: Any) -> dict[int, Tensor]:
+        """Return what a validation restored while its MODEL was trained, by steps."""
+        torch.manual_seed(0)  # ComfyUI's node draws adapters from torch's generator
+        graph = Graph(self.comfy)
+        pairs = graph(
+            "ResShiftTrainingPairs",
+            model=graph.give("MODEL", model),
+            vae=graph.give("VAE", self.resshift[1]),
+            clean=graph.give("IMAGE", self.enlarged),
+            degraded=graph.give("IMAGE", self.pictures),
+        )
+        lora = train_lora(graph, graph.give("MODEL", model), pairs, steps=2)
+        graph.run(losses=output(lora, 1))
+        return validation.latents
 
     def _flat(self, made: Any) -> Iterator[Any]:
         if isinstance(made, dict):
@@ -379,6 +414,17 @@ class Objects:
                 disable_pbar=True,
                 seed=4,
             )
+
+
+def scratched() -> Tensor:
+    """Return an even picture with a light, a wide, a faint and a dark scratch and a speck."""
+    image = torch.full((1, 64, 64, 3), 0.4)
+    image[:, :, 16] = 0.9
+    image[:, :, 32:37] = 0.9
+    image[:, :, 8] = 0.58
+    image[:, :, 48] = 0.0
+    image[:, 20, 56] = 1.0
+    return image
 
 
 def plain_inputs(schema: Any) -> dict[str, Any]:

@@ -145,3 +145,15 @@ def chain(graph: Graph, model: Link, conditioning: Link, **changes: Any) -> Link
         "batch_noise": "different per image",
     }
     return graph("ResidualShiftSampler", **{**inputs, **changes})
+
+
+def train_lora(graph: Graph, model: Link, pairs: Link, **settings: Any) -> Link:
+    """Return the LoRA of a short training in float32; outputs 1 and 2 are losses and steps."""
+    inputs = {"training_dtype": "fp32", "lora_dtype": "fp32", "gradient_checkpointing": False}
+    return graph(
+        "TrainLoraNode",
+        **{**defaults("TrainLoraNode"), **inputs, **settings},
+        model=model,
+        latents=pairs,
+        positive=output(pairs, 1),
+    )

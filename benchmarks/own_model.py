@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Trains the worked example of docs/own-model.md: `python dev.py bench --own-model`.
+
+What is done is what the template restoration_train_lora does, with the values that it holds, by the
+pack's own functions and ComfyUI's Train LoRA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from worker import PACK_ROOT, set_up
+
+DOCS = PACK_ROOT / "docs"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, help="training steps; else the template's")
+    parser.add_argument("--output", type=Path, help="folder for the chart, pictures and figures")
+    parser.add_argument("--write-docs", action="store_true", help="write them to docs/")
+    arguments = parser.parse_args(argv)
+    if not os.environ.get("COMFYUI_PATH"):
+        print("Set COMFYUI_PATH, or use: python dev.py bench --own-model", file=sys.stderr)
+        return 1
+    set_up(None)
+    # The pack and ComfyUI can be imported from here on.
+    from pack.benchmarks.own_model_example import run_example
+
+    began = time.perf_counter()
+    example = run_example(arguments.steps)
+    page = example.page(time.perf_counter() - began)
+    print(page)
+    folder = DOCS if arguments.write_docs else arguments.output
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "own-model-figures.md").write_text(page, encoding="utf-8")
+        example.chart.save(folder / "own-model-chart.png", optimize=True)
+        example.sheet.save(folder / "own-model.jpg", quality=88, optimize=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
