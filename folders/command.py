@@ -7,14 +7,15 @@ import contextlib
 import importlib
 import importlib.util
 import itertools
+import math
 import os
 import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from .engines import Engine, LocalEngine
 from .errors import FolderError, is_disk_full
@@ -99,9 +100,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     text = "at least and at most (default: from 1 to one for each card)"
     ray.add_argument("--workers", type=_workers, default=(1, None), metavar="N[:M]", help=text)
     text = "cards of a worker; 0.5 puts two on one (default: 1 where there are cards)"
-    ray.add_argument("--gpus-per-worker", type=float, metavar="X", help=text)
+    ray.add_argument("--gpus-per-worker", type=_share, metavar="X", help=text)
     text = "processor cores of a worker (default: %(default)s)"
-    ray.add_argument("--cpus-per-worker", type=float, default=1, metavar="X", help=text)
+    ray.add_argument("--cpus-per-worker", type=_share, default=1, metavar="X", help=text)
     arguments = parser.parse_args(argv[:cut])
     arguments.comfyui_arguments = tuple(argv[cut + 1 :])
     return arguments
@@ -113,7 +114,7 @@ def restore_folder(arguments: argparse.Namespace) -> int:
     shard: Shard = arguments.shard
     with contextlib.ExitStack() as stack:
         if not arguments.dry_run:
-            (job.target / PARTIAL).mkdir(parents=True, exist_ok=True)
+            _make_folder(job.target / PARTIAL)
             stack.enter_context(alone(job.target / PARTIAL / "lock", shard))
             shutil.rmtree(job.partial, ignore_errors=True)  # of a command that was killed
             job.partial.mkdir()
@@ -145,11 +146,7 @@ def make_job(arguments: argparse.Namespace) -> Job:
         arguments.workflow, arguments.set, arguments.input_node, arguments.output_node
     )
     encoding = Encoding(arguments.format, arguments.quality, arguments.keep_metadata)
-    others = {
-        **asdict(encoding),
-        "same_seed": arguments.same_seed,
-        "frames_at_once": arguments.frames_at_once,
-    }
+    of_pictures, of_videos = _deciding_options(arguments)
     part = f"{arguments.shard.number}-of-{arguments.shard.count}"
     return Job(
         workflow=workflow,
@@ -159,10 +156,21 @@ def make_job(arguments: argparse.Namespace) -> Job:
         encoding=encoding,
         same_seed=arguments.same_seed,
         frames_at_once=arguments.frames_at_once,
-        settings=settings_key(workflow, others),
+        picture_settings=settings_key(workflow, of_pictures),
+        video_settings=settings_key(workflow, of_videos),
         comfyui=find_comfyui(),
         comfyui_arguments=arguments.comfyui_arguments,
     )
+
+
+def _deciding_options(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options that decide pictures, and those that decide videos."""
+    pictures = {"format": arguments.format, "keep_metadata": arguments.keep_metadata}
+    if arguments.format != "png":
+        pictures["quality"] = arguments.quality
+    videos = {"quality": arguments.quality, "frames_at_once": arguments.frames_at_once}
+    always = {"same_seed": arguments.same_seed}
+    return {**always, **pictures}, {**always, **videos}
 
 
 def find_comfyui() -> Path:
@@ -228,7 +236,8 @@ class Plan:
         for picture in listed:
             if self._shard.holds(picture.path):
                 self.seen += 1
-                if not self._done.has(picture, job.source, job.settings, self._checksum):
+                settings = job.settings_of(picture)
+                if not self._done.has(picture, job.source, settings, self._checksum):
                     yield picture
 
 
@@ -252,7 +261,9 @@ def run(job: Job, plan: Plan, engine: Engine, shard: Shard) -> int:
         failed = stack.enter_context(adding_lines(failures, anew=True))
         stack.callback(progress.show)
         stack.enter_context(counting)
-        for outcome in engine.run(job, plan.left()):
+        left = plan.left()
+        first = list(itertools.islice(left, 1))  # without any, no engine has to start
+        for outcome in engine.run(job, itertools.chain(first, left)) if first else ():
             if outcome.state == "stopped":
                 raise FolderError(outcome.reason)
             line = f"{outcome.to_line()}\n".encode()
@@ -296,6 +307,13 @@ class Counting(threading.Thread):
         self._progress.total = count
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise FolderError(f"{error}. Name an output folder that can be written.") from error
+
+
 def _tell_unreadable(plan: Plan) -> int:
     for folder, error in plan.unreadable.items():
         print(_printable(f"{folder} could not be listed: {error}"), file=sys.stderr)
@@ -312,6 +330,13 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return number
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return share
 
 
 def _quality(text: str) -> int:

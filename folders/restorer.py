@@ -26,7 +26,7 @@ from .errors import FolderError, is_disk_full
 from .job import PARTIAL, Job, Outcome, inside
 from .listing import Picture
 from .manifest import BLOCK_BYTES
-from .pictures import read_metadata, write_picture
+from .pictures import check_whole, read_metadata, write_picture
 from .tries import MOST, Tries
 from .video import VideoWriter, read_frames, video_suffix
 from .workflow import Place, Prompt
@@ -111,12 +111,17 @@ class Restorer:
             self.tries.begin(picture.path)
             self._hash_and_stage(work)
             if work.staged:
+                check_whole(work.staged)
                 work.loaded = self._load(work.prompt, work.staged.name)
                 if self._job.encoding.keep_metadata:
                     work.kept = read_metadata(work.staged)
         if work.staged:
             work.staged.unlink(missing_ok=True)
         return work
+
+    def was_tried(self, picture: Picture) -> bool:
+        """Return whether a process began a picture and ended before it was done."""
+        return self.tries.count(picture.path) > 0
 
     def restore(self, work: Work) -> Work:
         """Run the workflow for a picture that was read."""
@@ -217,7 +222,7 @@ class Restorer:
             sha256=digest.hexdigest(),
             bytes=stat.st_size,
             modified_ns=stat.st_mtime_ns,
-            settings=self._job.settings,
+            settings=self._job.settings_of(work.picture),
         )
         work.prompt = self._job.workflow.for_picture(
             os.fsencode(work.picture.path).decode("utf-8", "replace"),

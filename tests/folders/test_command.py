@@ -17,6 +17,7 @@ from PIL import Image
 
 from pack.folders import command
 from pack.folders.errors import FolderError
+from pack.folders.listing import Picture
 from pack.tests.support import folders as support
 from pack.tests.support.folders import (
     contents,
@@ -69,15 +70,45 @@ def test_a_rerun_does_what_is_missing_or_changed_and_nothing_else(base, restore)
     assert after["b.png"] != before["b.png"]
 
 
-def test_changed_settings_do_everything_again(base, restore):
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        (["--keep-metadata"], 2),
+        (["--set", "3.filename_prefix=y"], 2),
+        (["--format", "jpg"], 2),
+        (["--frames-at-once", "3"], 1),  # decides videos
+        (["--quality", "50"], 1),  # decides no PNG
+    ],
+)
+def test_settings_that_decide_a_picture_do_it_again(base, restore, arguments, count):
     write_pictures(base / "in", ["a.png"])
-    assert (restore(), restore("--keep-metadata"), restore("--keep-metadata"), lines(base)) == (
-        0,
-        0,
-        0,
-        2,
-    )
-    assert (restore("--set", "3.filename_prefix=y"), lines(base)) == (0, 3)
+    assert (restore(), restore(*arguments), restore(*arguments)) == (0, 0, 0)
+    assert lines(base) == count
+
+
+def test_settings_that_decide_a_video_are_its_own(base):
+    workflow = write_workflow(base / "workflow.json", inverting())
+    (base / "in").mkdir()
+    made = {}
+    for option, value in [("--limit", 1), ("--quality", 50), ("--frames-at-once", 3)]:
+        paths = [str(part) for part in (workflow, base / "in", base / "out", option, value)]
+        made[option] = command.make_job(command.parse_arguments(paths))
+    settings = [job.settings_of(Picture("a.mp4", "a", 1, 1)) for job in made.values()]
+    assert len(set(settings)) == 3
+    assert len({job.settings_of(Picture("a.png", "a", 1, 1)) for job in made.values()}) == 1
+
+
+def test_with_nothing_left_no_engine_starts(base, restore, monkeypatch, capsys):
+    write_pictures(base / "in", ["a.png"])
+    assert restore() == 0
+
+    class NoEngine:
+        def run(self, job, pictures):
+            raise AssertionError("it takes half a minute to start")
+
+    monkeypatch.setattr(command, "choose_engine", lambda _: NoEngine())
+    assert restore() == 0
+    assert "0 of 0" in capsys.readouterr().err
 
 
 def test_failures_are_named_with_a_reason_and_tried_again(base, restore, capsys):
@@ -148,6 +179,12 @@ def test_results_never_lie_among_the_pictures(base):
             command.restore_folder(command.parse_arguments(paths))
 
 
+def test_a_file_in_the_place_of_the_output_folder_is_told(base, restore):
+    (base / "out").touch()
+    with pytest.raises(FolderError, match="Name an output folder that can be written"):
+        restore()
+
+
 def test_an_output_folder_inside_the_input_is_no_input(base, restore):
     write_pictures(base / "in", ["a.png"])
     paths = [str(base / "workflow.json"), str(base / "in"), str(base / "in" / "out")]
@@ -178,6 +215,8 @@ def test_a_full_disk_ends_the_command_with_a_remedy(base, restore, monkeypatch):
         (["--limit", "0"], "1 or more"),
         (["--workers", "3:2"], "more at least than at most"),
         (["--format", "bmp"], "invalid choice"),
+        (["--gpus-per-worker", "-1"], "0 or more"),
+        (["--cpus-per-worker", "nan"], "0 or more"),
     ],
 )
 def test_wrong_arguments_are_told(capsys, arguments, said):
