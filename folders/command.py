@@ -13,9 +13,10 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from .arguments import parse_arguments
 from .engines import Engine, LocalEngine
 from .errors import FolderError, is_disk_full
 from .job import PARTIAL, Encoding, Job
@@ -50,70 +51,13 @@ def main(argv: Sequence[str]) -> int:
         return 130
 
 
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the parsed command line; `comfyui_arguments` holds what follows `--`."""
-    argv = list(argv)
-    cut = argv.index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser(
-        prog=os.environ.get("PACK_COMMAND", f'python "{sys.argv[0]}"'),
-        description=__doc__,
-        epilog="After -- come arguments for ComfyUI, such as --cpu.",
-    )
-    parser.add_argument("workflow", type=Path, help="a workflow that the page exported (API)")
-    parser.add_argument("source", type=Path, metavar="in", help="the folder of pictures")
-    parser.add_argument("target", type=Path, metavar="out", help="the folder of results")
-    which = parser.add_argument_group("which pictures")
-    text = "only files that fit, as in '*.tif' or 'box 1/*'; may be given several times"
-    which.add_argument("--include", action="append", default=[], metavar="GLOB", help=text)
-    which.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="not these")
-    which.add_argument("--limit", type=_positive, metavar="N", help="at most N of what is left")
-    text = "the K-th of N parts, for N commands on N machines"
-    which.add_argument("--shard", type=_shard, default=Shard(1, 1), metavar="K/N", help=text)
-    text = "read every picture to see whether it changed; otherwise size and time tell"
-    which.add_argument("--checksum", action="store_true", help=text)
-    text = "only tell what would be done"
-    which.add_argument("--dry-run", action="store_true", help=text)
-    how = parser.add_argument_group("the workflow")
-    text = "loads the picture: id, title, or NODE.input (default: the one Load Image)"
-    how.add_argument("--input-node", metavar="NODE", help=text)
-    text = "its images are saved (default: every Save Image); may be given several times"
-    how.add_argument("--output-node", action="append", default=[], metavar="NODE", help=text)
-    text = "change a value, as in 5.steps=4; may be given several times"
-    how.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=VALUE", help=text)
-    text = "the workflow's seed for every picture; otherwise each has its own, made from it"
-    how.add_argument("--same-seed", action="store_true", help=text)
-    text = "frames of a video that are one batch (default: %(default)s)"
-    how.add_argument("--frames-at-once", type=_positive, default=8, metavar="N", help=text)
-    results = parser.add_argument_group("the results")
-    text = "of pictures (default: %(default)s)"
-    results.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help=text)
-    text = "1 to 100, of jpg, webp and videos (default: %(default)s)"
-    results.add_argument("--quality", type=_quality, default=92, metavar="Q", help=text)
-    text = "take EXIF and ICC profile over"
-    results.add_argument("--keep-metadata", action="store_true", help=text)
-    ray = parser.add_argument_group("many cards and machines, by Ray")
-    text = 'restore with Ray, on this machine or at --ray-address; needs pip install "ray[data]"'
-    ray.add_argument("--ray", action="store_true", help=text)
-    text = "of a running cluster: HOST:PORT, or auto on one of its machines"
-    ray.add_argument("--ray-address", metavar="ADDRESS", help=text)
-    text = "at least and at most (default: from 1 to one for each card)"
-    ray.add_argument("--workers", type=_workers, default=(1, None), metavar="N[:M]", help=text)
-    text = "cards of a worker; 0.5 puts two on one (default: 1 where there are cards)"
-    ray.add_argument("--gpus-per-worker", type=float, metavar="X", help=text)
-    text = "processor cores of a worker (default: %(default)s)"
-    ray.add_argument("--cpus-per-worker", type=float, default=1, metavar="X", help=text)
-    arguments = parser.parse_args(argv[:cut])
-    arguments.comfyui_arguments = tuple(argv[cut + 1 :])
-    return arguments
-
-
 def restore_folder(arguments: argparse.Namespace) -> int:
     """Do what the command line says and return the exit status."""
     job = make_job(arguments)
     shard: Shard = arguments.shard
     with contextlib.ExitStack() as stack:
         if not arguments.dry_run:
-            (job.target / PARTIAL).mkdir(parents=True, exist_ok=True)
+            _make_folder(job.target / PARTIAL)
             stack.enter_context(alone(job.target / PARTIAL / "lock", shard))
             shutil.rmtree(job.partial, ignore_errors=True)  # of a command that was killed
             job.partial.mkdir()
@@ -145,11 +89,7 @@ def make_job(arguments: argparse.Namespace) -> Job:
         arguments.workflow, arguments.set, arguments.input_node, arguments.output_node
     )
     encoding = Encoding(arguments.format, arguments.quality, arguments.keep_metadata)
-    others = {
-        **asdict(encoding),
-        "same_seed": arguments.same_seed,
-        "frames_at_once": arguments.frames_at_once,
-    }
+    of_pictures, of_videos = _deciding_options(arguments)
     part = f"{arguments.shard.number}-of-{arguments.shard.count}"
     return Job(
         workflow=workflow,
@@ -159,10 +99,21 @@ def make_job(arguments: argparse.Namespace) -> Job:
         encoding=encoding,
         same_seed=arguments.same_seed,
         frames_at_once=arguments.frames_at_once,
-        settings=settings_key(workflow, others),
+        picture_settings=settings_key(workflow, of_pictures),
+        video_settings=settings_key(workflow, of_videos),
         comfyui=find_comfyui(),
         comfyui_arguments=arguments.comfyui_arguments,
     )
+
+
+def _deciding_options(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options that decide pictures, and those that decide videos."""
+    pictures = {"format": arguments.format, "keep_metadata": arguments.keep_metadata}
+    if arguments.format != "png":
+        pictures["quality"] = arguments.quality
+    videos = {"quality": arguments.quality, "frames_at_once": arguments.frames_at_once}
+    always = {"same_seed": arguments.same_seed}
+    return {**always, **pictures}, {**always, **videos}
 
 
 def find_comfyui() -> Path:
@@ -228,7 +179,8 @@ class Plan:
         for picture in listed:
             if self._shard.holds(picture.path):
                 self.seen += 1
-                if not self._done.has(picture, job.source, job.settings, self._checksum):
+                settings = job.settings_of(picture)
+                if not self._done.has(picture, job.source, settings, self._checksum):
                     yield picture
 
 
@@ -252,7 +204,9 @@ def run(job: Job, plan: Plan, engine: Engine, shard: Shard) -> int:
         failed = stack.enter_context(adding_lines(failures, anew=True))
         stack.callback(progress.show)
         stack.enter_context(counting)
-        for outcome in engine.run(job, plan.left()):
+        left = plan.left()
+        first = list(itertools.islice(left, 1))  # without any, no engine has to start
+        for outcome in engine.run(job, itertools.chain(first, left)) if first else ():
             if outcome.state == "stopped":
                 raise FolderError(outcome.reason)
             line = f"{outcome.to_line()}\n".encode()
@@ -296,6 +250,13 @@ class Counting(threading.Thread):
         self._progress.total = count
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise FolderError(f"{error}. Name an output folder that can be written.") from error
+
+
 def _tell_unreadable(plan: Plan) -> int:
     for folder, error in plan.unreadable.items():
         print(_printable(f"{folder} could not be listed: {error}"), file=sys.stderr)
@@ -305,32 +266,3 @@ def _tell_unreadable(plan: Plan) -> int:
 def _printable(text: str) -> str:
     """Return text that any terminal takes: names may be no Unicode."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
-
-
-def _quality(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 100")
-    return number
-
-
-def _shard(text: str) -> Shard:
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise argparse.ArgumentTypeError(f"{text} is not K/N with K from 1 to N, as 1/3")
-    return Shard(int(number), int(count))
-
-
-def _workers(text: str) -> tuple[int, int]:
-    smallest, colon, largest = text.partition(":")
-    bounds = _positive(smallest), _positive(largest if colon else smallest)
-    if bounds[0] > bounds[1]:
-        raise argparse.ArgumentTypeError(f"{text} has more at least than at most")
-    return bounds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import importlib
+import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,14 +51,20 @@ class LocalEngine:
 
 
 def restore_all(restorer: Restorer, pictures: Iterable[Picture]) -> Iterator[Outcome]:
-    """Yield what came of each picture; the next are read and the last written meanwhile."""
+    """Yield what came of each picture; the next are read and the last written meanwhile.
+
+    A picture that was begun before without an end goes alone, so that no other is counted if it
+    ends the process again.
+    """
     with (
         contextlib.closing(restorer),
         ThreadPoolExecutor(1) as reader,
         ThreadPoolExecutor(1) as writer,
     ):
-        read = in_order(reader, restorer.read, pictures, AHEAD)
-        yield from in_order(writer, restorer.write, map(restorer.restore, read), AHEAD)
+        for tried, group in itertools.groupby(pictures, restorer.was_tried):
+            ahead = 0 if tried else AHEAD
+            read = in_order(reader, restorer.read, group, ahead)
+            yield from in_order(writer, restorer.write, map(restorer.restore, read), ahead)
 
 
 def in_order(

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .listing import Picture
 from .workflow import Workflow
 
 State = Literal["done", "failed", "stopped"]
@@ -41,7 +42,8 @@ class Job:
         encoding: How results are written.
         same_seed: Use the workflow's seed for every picture.
         frames_at_once: How many frames of a video are one batch.
-        settings: SHA-256 of all this but the folders.
+        picture_settings: SHA-256 of all that decides a picture's result but its content.
+        video_settings: And a video's.
         comfyui: The folder of ComfyUI.
         comfyui_arguments: What ComfyUI is started with.
     """
@@ -53,9 +55,14 @@ class Job:
     encoding: Encoding
     same_seed: bool
     frames_at_once: int
-    settings: str
+    picture_settings: str
+    video_settings: str
     comfyui: Path
     comfyui_arguments: tuple[str, ...]
+
+    def settings_of(self, picture: Picture) -> str:
+        """Return the SHA-256 of what a picture or video is restored with."""
+        return self.video_settings if picture.is_video else self.picture_settings
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Outcome:
         sha256: Of its content.
         bytes: Its size.
         modified_ns: When it was changed last.
-        settings: What it was restored with (`Job.settings`).
+        settings: What it was restored with (`Job.settings_of`).
         outputs: Path below the output folder and size in bytes of each result.
         seconds: How long reading, restoring and writing took, waiting left out.
         worker: The machine and process that restored it.

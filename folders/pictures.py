@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from .job import Encoding
 from .workflow import Prompt
@@ -23,6 +23,20 @@ def to_bytes(image: np.ndarray) -> np.ndarray:
         image: `(..., H, W, C)` floats.
     """
     return np.clip(255.0 * image, 0, 255).astype(np.uint8)
+
+
+def check_whole(path: Path) -> None:
+    """Raise what Pillow says of a picture that is cut short or damaged.
+
+    ComfyUI fills what is missing with black. Files that Pillow does not know, or finds too large
+    to open, are left to the node that loads them.
+    """
+    try:
+        picture = Image.open(path)
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        return
+    with picture:
+        picture.load()
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

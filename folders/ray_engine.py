@@ -117,6 +117,11 @@ def start_restorer(pickled: bytes) -> Any:
     job: Job = pickle.loads(pickled)  # noqa: S301 - from this command's own process
     # Ray ends its actors without notice; a later worker takes the folder away.
     server = start_comfyui(job.comfyui, job.comfyui_arguments, make_temporary_folder())
+    return make_restorer(job, server)
+
+
+def make_restorer(job: Job, server: Any) -> Any:
+    """Return what restores in a ComfyUI that runs, or what says why it cannot."""
     try:
         return importlib.import_module(".restorer", __package__).Restorer(job, server)
     except FolderError as error:
@@ -135,7 +140,7 @@ def restore_line(restorer: Any, line: str, one_at_a_time: threading.Lock) -> str
     picture = Picture(**told)
     if isinstance(restorer, NoRestorer):
         outcome = Outcome(picture.path, "stopped", restorer.reason)
-    elif restorer.tries.count(picture.path):
+    elif restorer.was_tried(picture):
         with one_at_a_time:  # alone, so that no other is counted if it ends the process again
             outcome = restorer.write(restorer.restore(restorer.read(picture)))
     else:

@@ -26,7 +26,8 @@ from .errors import FolderError, is_disk_full
 from .job import PARTIAL, Job, Outcome, inside
 from .listing import Picture
 from .manifest import BLOCK_BYTES
-from .pictures import read_metadata, write_picture
+from .pictures import check_whole, read_metadata, write_picture
+from .stand_ins import as_loaded, picture_node, result_node
 from .tries import MOST, Tries
 from .video import VideoWriter, read_frames, video_suffix
 from .workflow import Place, Prompt
@@ -88,8 +89,8 @@ class Restorer:
         self._taken: dict[str, list[torch.Tensor]] = {}
         self._check_workflow()
         self._loader = NODE_CLASSES[self._node(job.workflow.picture)["class_type"]]
-        NODE_CLASSES[PICTURE_NODE] = _picture_node(self._handed, self._loader)
-        NODE_CLASSES[RESULT_NODE] = _result_node(self._taken)
+        NODE_CLASSES[PICTURE_NODE] = picture_node(self._handed, self._loader)
+        NODE_CLASSES[RESULT_NODE] = result_node(self._taken)
         self._executor = execution.PromptExecutor(
             server,
             cache_type=execution.CacheType.CLASSIC,  # pyright: ignore[reportArgumentType]
@@ -111,12 +112,17 @@ class Restorer:
             self.tries.begin(picture.path)
             self._hash_and_stage(work)
             if work.staged:
+                check_whole(work.staged)
                 work.loaded = self._load(work.prompt, work.staged.name)
                 if self._job.encoding.keep_metadata:
                     work.kept = read_metadata(work.staged)
         if work.staged:
             work.staged.unlink(missing_ok=True)
         return work
+
+    def was_tried(self, picture: Picture) -> bool:
+        """Return whether a process began a picture and ended before it was done."""
+        return self.tries.count(picture.path) > 0
 
     def restore(self, work: Work) -> Work:
         """Run the workflow for a picture that was read."""
@@ -217,7 +223,7 @@ class Restorer:
             sha256=digest.hexdigest(),
             bytes=stat.st_size,
             modified_ns=stat.st_mtime_ns,
-            settings=self._job.settings,
+            settings=self._job.settings_of(work.picture),
         )
         work.prompt = self._job.workflow.for_picture(
             os.fsencode(work.picture.path).decode("utf-8", "replace"),
@@ -284,7 +290,7 @@ class Restorer:
                 file = self._new_file(work, self._path(work, place) + suffix)
                 writers[place] = VideoWriter(file, source, self._job.encoding.quality)
             for part, (frames, times) in enumerate(read_frames(source, self._job.frames_at_once)):
-                loaded = _as_loaded(frames, self._loader)
+                loaded = as_loaded(frames, self._loader)
                 for place, images in self._run(work, loaded, part).items():
                     writers[place].add(np.stack([_on_cpu(image) for image in images]), times)
             for writer in writers.values():
@@ -324,63 +330,8 @@ class Restorer:
         return path, size
 
 
-def _picture_node(handed: dict[str, tuple], loader: Any) -> type:
-    """Return a node class that stands for the workflow's loading node and gives what was read."""
-
-    class RestorationFolderPicture:
-        RETURN_TYPES = tuple(loader.RETURN_TYPES)
-        OUTPUT_IS_LIST = tuple(
-            getattr(loader, "OUTPUT_IS_LIST", None) or [False] * len(RETURN_TYPES)
-        )
-        FUNCTION = "give"
-        CATEGORY = "restoration"
-
-        @classmethod
-        def INPUT_TYPES(cls) -> dict:  # noqa: N802 - ComfyUI's name
-            return {"required": {"token": ("STRING", {})}}
-
-        def give(self, token: str) -> tuple:
-            return handed[token]
-
-    return RestorationFolderPicture
-
-
-def _result_node(taken: dict[str, list[torch.Tensor]]) -> type:
-    """Return a node class that takes the images which arrive at a result."""
-
-    class RestorationFolderResult:
-        RETURN_TYPES = ()
-        OUTPUT_NODE = True
-        FUNCTION = "take"
-        CATEGORY = "restoration"
-
-        @classmethod
-        def INPUT_TYPES(cls) -> dict:  # noqa: N802 - ComfyUI's name
-            return {"required": {"images": ("IMAGE",), "place": ("STRING", {})}}
-
-        def take(self, images: torch.Tensor, place: str) -> tuple:
-            taken.setdefault(place, []).extend(images)
-            return ()
-
-    return RestorationFolderResult
-
-
 def _on_cpu(image: torch.Tensor) -> np.ndarray:
     return image.cpu().float().numpy()
-
-
-def _as_loaded(frames: np.ndarray, loader: Any) -> tuple:
-    """Return frames as Load Image gives a batch of opaque pictures: IMAGE and MASK.
-
-    Args:
-        frames: `(N, H, W, 3)` bytes.
-        loader: The class whose outputs they stand for.
-    """
-    if tuple(loader.RETURN_TYPES)[:1] != ("IMAGE",):
-        raise ValueError("The node that loads pictures gives no IMAGE first, so it takes no video.")
-    images = torch.from_numpy(frames).float() / 255.0
-    masks = torch.zeros((len(frames), 64, 64))
-    return (images, masks)[: len(loader.RETURN_TYPES)]
 
 
 def _describe(error: Exception, work: Work) -> str:

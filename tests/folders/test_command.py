@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -11,12 +12,15 @@ import sys
 import time
 from pathlib import Path
 
+import folder_paths
 import numpy as np
 import pytest
 from PIL import Image
 
+import nodes
 from pack.folders import command
 from pack.folders.errors import FolderError
+from pack.folders.listing import Picture
 from pack.tests.support import folders as support
 from pack.tests.support.folders import (
     contents,
@@ -69,15 +73,45 @@ def test_a_rerun_does_what_is_missing_or_changed_and_nothing_else(base, restore)
     assert after["b.png"] != before["b.png"]
 
 
-def test_changed_settings_do_everything_again(base, restore):
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        (["--keep-metadata"], 2),
+        (["--set", "3.filename_prefix=y"], 2),
+        (["--format", "jpg"], 2),
+        (["--frames-at-once", "3"], 1),  # decides videos
+        (["--quality", "50"], 1),  # decides no PNG
+    ],
+)
+def test_settings_that_decide_a_picture_do_it_again(base, restore, arguments, count):
     write_pictures(base / "in", ["a.png"])
-    assert (restore(), restore("--keep-metadata"), restore("--keep-metadata"), lines(base)) == (
-        0,
-        0,
-        0,
-        2,
-    )
-    assert (restore("--set", "3.filename_prefix=y"), lines(base)) == (0, 3)
+    assert (restore(), restore(*arguments), restore(*arguments)) == (0, 0, 0)
+    assert lines(base) == count
+
+
+def test_settings_that_decide_a_video_are_its_own(base):
+    workflow = write_workflow(base / "workflow.json", inverting())
+    (base / "in").mkdir()
+    made = {}
+    for option, value in [("--limit", 1), ("--quality", 50), ("--frames-at-once", 3)]:
+        paths = [str(part) for part in (workflow, base / "in", base / "out", option, value)]
+        made[option] = command.make_job(command.parse_arguments(paths))
+    settings = [job.settings_of(Picture("a.mp4", "a", 1, 1)) for job in made.values()]
+    assert len(set(settings)) == 3
+    assert len({job.settings_of(Picture("a.png", "a", 1, 1)) for job in made.values()}) == 1
+
+
+def test_with_nothing_left_no_engine_starts(base, restore, monkeypatch, capsys):
+    write_pictures(base / "in", ["a.png"])
+    assert restore() == 0
+
+    class NoEngine:
+        def run(self, job, pictures):
+            raise AssertionError("it takes half a minute to start")
+
+    monkeypatch.setattr(command, "choose_engine", lambda _: NoEngine())
+    assert restore() == 0
+    assert "0 of 0" in capsys.readouterr().err
 
 
 def test_failures_are_named_with_a_reason_and_tried_again(base, restore, capsys):
@@ -148,6 +182,12 @@ def test_results_never_lie_among_the_pictures(base):
             command.restore_folder(command.parse_arguments(paths))
 
 
+def test_a_file_in_the_place_of_the_output_folder_is_told(base, restore):
+    (base / "out").touch()
+    with pytest.raises(FolderError, match="Name an output folder that can be written"):
+        restore()
+
+
 def test_an_output_folder_inside_the_input_is_no_input(base, restore):
     write_pictures(base / "in", ["a.png"])
     paths = [str(base / "workflow.json"), str(base / "in"), str(base / "in" / "out")]
@@ -178,6 +218,8 @@ def test_a_full_disk_ends_the_command_with_a_remedy(base, restore, monkeypatch):
         (["--limit", "0"], "1 or more"),
         (["--workers", "3:2"], "more at least than at most"),
         (["--format", "bmp"], "invalid choice"),
+        (["--gpus-per-worker", "-1"], "0 or more"),
+        (["--cpus-per-worker", "nan"], "0 or more"),
     ],
 )
 def test_wrong_arguments_are_told(capsys, arguments, said):
@@ -219,6 +261,8 @@ def test_the_comfyui_around_an_installed_pack_is_found_through_a_link(base, monk
 # In a process of its own
 
 LISTER = """
+import time
+
 import folder_paths
 
 
@@ -232,59 +276,17 @@ class Lister:
         return {"required": {"image": ("IMAGE",), "name": (names,)}}
 
     def invert(self, image, name):
+        time.sleep(0.1)  # so that the command can be killed on the way
         return (1.0 - image,)
 
 
 NODE_CLASS_MAPPINGS = {"Lister": Lister}
 """
+NAMES = [f"{number:02}.png" for number in range(30)]
 
 
-def slow_workflow() -> dict:
-    """Return a workflow that takes a while, and whose end can be awaited."""
-    prompt = inverting()
-    prompt["4"] = {
-        "class_type": "ImageScaleBy",
-        "inputs": {"image": ["2", 0], "upscale_method": "lanczos", "scale_by": 8.0},
-    }
-    prompt["3"]["inputs"]["images"] = ["4", 0]
-    return prompt
-
-
-@pytest.mark.slow
-def test_a_killed_command_loses_nothing_and_doubles_nothing(base, restore):
-    workflow = write_workflow(base / "workflow.json", slow_workflow())
-    names = [f"{number:02}.png" for number in range(30)]
-    write_pictures(base / "in", names, side=48)
-    paths = (workflow, base / "in", base / "out")
-    started = subprocess.Popen(
-        support.command(*paths), env=support.environment(base), stderr=subprocess.PIPE, text=True
-    )
-    manifest = base / "out" / "manifest.jsonl"
-    waited = time.monotonic()
-    while not (manifest.exists() and manifest.read_bytes().count(b"\n") >= 3):
-        assert started.poll() is None, started.stderr.read()
-        assert time.monotonic() - waited < SLOW_START
-    second = run_command(base, *paths)
-    started.send_signal(signal.SIGKILL)
-    started.communicate()
-    assert second.returncode == 1
-    assert "Another command restores into" in second.stderr
-    assert 3 <= len(manifest_of(base / "out")) < 30
-    for result in contents(base / "out"):
-        with Image.open(base / "out" / result) as picture:
-            picture.load()
-    assert restore() == 0
-    assert sorted(outcome.input for outcome in manifest_of(base / "out")) == names
-    after = contents(base / "out")
-    shutil.rmtree(base / "out")
-    assert restore() == 0
-    assert contents(base / "out") == after
-    assert len(after) == 30
-    assert support.nothing_partial(base / "out")
-
-
-@pytest.mark.slow
-def test_an_installed_pack_restores_with_the_models_of_extra_model_paths(base):
+def install(base: Path) -> Path:
+    """Return a ComfyUI with this pack, a node of its own and an extra model folder."""
     comfyui = base / "ComfyUI"
     comfyui.mkdir()
     for entry in Path(os.environ["COMFYUI_PATH"]).iterdir():
@@ -294,23 +296,78 @@ def test_an_installed_pack_restores_with_the_models_of_extra_model_paths(base):
             (comfyui / entry.name).symlink_to(entry)
     (comfyui / "custom_nodes").mkdir()
     (comfyui / "custom_nodes" / "restoration").symlink_to(support.PACK_ROOT)
+    (comfyui / "custom_nodes" / "lister.py").write_text(LISTER)
     paths_file = comfyui / "extra_model_paths.yaml"
     paths_file.write_text(f"own:\n  base_path: {base}\n  upscale_models: my models\n")
     (base / "my models").mkdir()
     (base / "my models" / "mine.pth").touch()
-    (comfyui / "custom_nodes" / "lister.py").write_text(LISTER)
+    return comfyui
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """The folder of an installed pack that was killed at work, and a second command beside it."""
+    base = tmp_path_factory.mktemp("killed")
+    comfyui = install(base)
     prompt = inverting()
     prompt["2"] = {"class_type": "Lister", "inputs": {"image": ["1", 0], "name": "mine.pth"}}
-    workflow = write_workflow(base / "workflow.json", prompt)
-    pictures = write_pictures(base / "in", ["a.png"])
+    paths = [write_workflow(base / "workflow.json", prompt), base / "in", base / "out"]
+    write_pictures(base / "in", NAMES)
     environment = support.environment(base)
     del environment["COMFYUI_PATH"]
-    made = subprocess.run(
-        [sys.executable, "custom_nodes/restoration/folders/run.py", str(workflow), str(base / "in"),
-         str(base / "out"), "--", "--cpu", "--disable-api-nodes"],
-        cwd=comfyui, env=environment, capture_output=True, text=True, timeout=support.SECONDS,
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr
-    with Image.open(base / "out" / "a.png") as result:
-        difference = np.asarray(result).astype(int) - (255 - pictures["a.png"].astype(int))
-    assert np.abs(difference).max() <= 1, "Save Image rounds down"
+    run = "custom_nodes/restoration/folders/run.py"
+    line = [sys.executable, run, *map(str, paths), "--", "--cpu", "--disable-api-nodes"]
+    manifest, since = base / "out" / "manifest.jsonl", time.monotonic()
+    with subprocess.Popen(
+        line, cwd=comfyui, env=environment, stderr=subprocess.PIPE, text=True
+    ) as started:
+        while not (manifest.exists() and manifest.read_bytes().count(b"\n") >= 3):
+            assert started.poll() is None, started.stderr.read()
+            assert time.monotonic() - since < SLOW_START
+        second = run_command(base, *paths)
+        started.send_signal(signal.SIGKILL)
+        started.communicate()
+    return base, second
+
+
+@pytest.mark.slow
+def test_an_installed_pack_restores_with_the_models_of_extra_model_paths(killed):
+    folder, _ = killed
+    results = contents(folder / "out")
+    assert len(results) >= 3
+    for name in results:
+        with Image.open(folder / "out" / name) as result, Image.open(folder / "in" / name) as given:
+            difference = np.asarray(result, int) - (255 - np.asarray(given, int))
+        assert np.abs(difference).max() <= 1, "Save Image rounds down"
+
+
+@pytest.mark.slow
+def test_a_second_command_on_a_folder_is_told_to_wait(killed):
+    _, second = killed
+    assert second.returncode == 1
+    assert "Another command restores into" in second.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_command_loses_nothing_and_doubles_nothing(base, killed, monkeypatch):
+    folder, _ = killed
+    spec = importlib.util.spec_from_file_location(
+        "lister", folder / "ComfyUI" / "custom_nodes" / "lister.py"
+    )
+    lister = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(lister)
+    monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "Lister", lister.Lister)
+    models = ([str(folder / "my models")], {".pth"})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "upscale_models", models)
+    monkeypatch.setattr(command, "choose_engine", lambda _: support.EngineHere())
+    paths = [str(folder / name) for name in ("workflow.json", "in", "out")]
+    assert 3 <= len(manifest_of(folder / "out")) < len(NAMES)
+    assert command.restore_folder(command.parse_arguments(paths)) == 0
+    assert sorted(outcome.input for outcome in manifest_of(folder / "out")) == NAMES
+    after = contents(folder / "out")
+    assert len({outcome.worker for outcome in manifest_of(folder / "out")}) == 2
+    assert support.nothing_partial(folder / "out")
+    shutil.rmtree(folder / "out")
+    assert command.restore_folder(command.parse_arguments(paths)) == 0
+    assert contents(folder / "out") == after
+    assert sorted(after) == NAMES

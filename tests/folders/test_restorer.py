@@ -178,6 +178,15 @@ def test_a_damaged_file_and_a_picture_that_a_node_refuses_fail_alone(base):
     assert nothing_partial(base / "out")
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif", "a.bmp"])
+def test_a_picture_that_is_cut_short_is_no_result_with_black_in_it(base, name):
+    write_pictures(base / "in", [name], side=48)
+    whole = (base / "in" / name).read_bytes()
+    (base / "in" / name).write_bytes(whole[: len(whole) * 3 // 4])
+    assert restore_here(make_job(base, inverting()))[name].state == "failed"
+    assert contents(base / "out") == {}
+
+
 def test_batches_and_several_results_get_folders(base):
     prompt = inverting(
         **{

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pack.folders.tries import MOST, Tries
@@ -24,6 +26,30 @@ def test_a_process_that_ends_in_order_blames_no_picture_but_those_of_others(tmp_
     tries.begin("own.png")
     tries.stop()
     assert (tries.count("own.png"), tries.count("another's.png")) == (0, 1)
+
+
+@pytest.mark.comfy
+def test_a_picture_that_was_begun_before_goes_alone(base, monkeypatch):
+    from pack.folders.restorer import Restorer
+
+    names = ["a.png", "b.png", "c.png", "d.png"]
+    write_pictures(base / "in", names)
+    tries = Tries(base / "out" / ".partial" / "tries")
+    for name in names[:2]:
+        tries.begin(name)
+    begun = {}
+    kept = Restorer.restore
+
+    def restore(restorer, work):
+        time.sleep(0.1)  # in which another thread could begin the next
+        begun[work.picture.path] = [tries.count(name) for name in names]
+        return kept(restorer, work)
+
+    monkeypatch.setattr(Restorer, "restore", restore)
+    restored = restore_here(make_job(base, inverting()))
+    assert {outcome.state for outcome in restored.values()} == {"done"}
+    assert begun["a.png"] == [2, 1, 0, 0]
+    assert begun["b.png"] == [0, 2, 0, 0]
 
 
 @pytest.mark.comfy

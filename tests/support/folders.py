@@ -60,7 +60,8 @@ def make_job(base: Path, prompt: dict[str, Any], **changed: Any) -> Job:
         "encoding": Encoding("png", 92, False),
         "same_seed": False,
         "frames_at_once": 2,
-        "settings": "these",
+        "picture_settings": "of pictures",
+        "video_settings": "of videos",
         "comfyui": Path("not used"),
         "comfyui_arguments": (),
     }
