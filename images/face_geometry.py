@@ -29,11 +29,12 @@ NOSE_TIP = 1
 MOUTH_CORNERS = (61, 291)
 MESH_POINTS = (468, 478)
 # The mesh's face oval, in the order of its outline.
+# fmt: off
 FACE_OVAL = (
-    (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288)
-    + (397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136)
-    + (172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)
-)  # fmt: skip
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152,
+    148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+)
+# fmt: on
 # Points farther from the fit than this many standard deviations do not count.
 INLIER_DEVIATIONS = 2.5
 # Of what rounding leaves of an exact fit.

@@ -24,7 +24,7 @@ OVAL_DEVIATION = 11 * math.sqrt(2) / 512
 OVAL_REACH = 3 * OVAL_DEVIATION
 # The oval of a face whose outline is unknown: centre and half axes, from the meshes of faces that
 # look ahead.
-MEAN_OVAL = (0.5, 0.565, 0.27, 0.36)
+MEAN_OVAL = (0.5, 0.5875, 0.275, 0.3325)
 OVAL_POINTS = 36
 
 

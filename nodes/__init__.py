@@ -10,6 +10,12 @@ from .diffbir_guidance import DiffBIRDynamicCFG, DiffBIRLatentGuidance
 from .diffbir_restore import DiffBIRRestoreImage
 from .diffbir_sampling import DiffBIRSampler, DiffBIRSpacedScheduler
 from .diffbir_stage_one import DiffBIRRemoveDegradation, SwinIRLoader
+from .faces import (
+    RestorationFaceAlign,
+    RestorationFaceDetect,
+    RestorationFacePaste,
+    RestorationFacePoints,
+)
 from .image import RestorationColorFix, RestorationFinish
 from .measure import RestorationFidelitySweep, RestorationMetrics
 from .resshift_loaders import ResShiftLoader, ResShiftVAELoader
@@ -21,6 +27,7 @@ from .resshift_sampling import (
     ResShiftConditioning,
     ResShiftModelSampling,
 )
+from .restore_faces import RestorationFacePhoto
 from .tiles import RestorationTiles
 
 NODES: list[type[io.ComfyNode]] = [
@@ -47,4 +54,9 @@ NODES: list[type[io.ComfyNode]] = [
     RestorationMetrics,
     RestorationFidelitySweep,
     RestorationDegrade,
+    RestorationFaceDetect,
+    RestorationFacePoints,
+    RestorationFaceAlign,
+    RestorationFacePaste,
+    RestorationFacePhoto,
 ]

@@ -86,8 +86,9 @@ def read_connections(source: str) -> dict[str, list[tuple[int, int]]]:
 def write_networks(networks: dict[str, bytes], connections: str, target: Path) -> None:
     """Write networks and connections into one safetensors file, under their names."""
     import torch
-    from pack.training.tflite import read_graph
     from safetensors.torch import save_file
+
+    from pack.training.tflite import read_graph
 
     tensors, header = {}, {"credit": CREDIT}
     for name, pairs in read_connections(connections).items():
