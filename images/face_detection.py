@@ -22,9 +22,9 @@ DETECTOR_PX = 192
 ANCHORS = 48  # along each side
 MESH_PX = 256
 # Key points of the detector: the eyes, left and right as seen.
-EYES = (0, 1)
+EYES = [0, 1]
 # Of the mesh, whose outer corners of the eyes tell its turn.
-OUTER_CORNERS = (33, 263)
+OUTER_CORNERS = [33, 263]
 # What the mesh sees, over the larger side of the face's box.
 MESH_MARGIN = 1.5
 # Width of the smallest faces that the detector finds surely, in its own pixels.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -33,8 +34,6 @@ SCORE = 0.5
 SMALLEST_PX = 24
 # Tiles that share a call: a picture's own, so that no other picture changes them.
 TILES_AT_ONCE = 16
-# The mesh looks again at the square that it has found itself.
-LOOKS = 2
 # ComfyUI's 3D points are in pixels of a mesh that sees 192 of them.
 COMFYUI_MESH_PX = 192
 
@@ -112,7 +111,7 @@ def _boxes(
         results = [_run(landmarker.detector, part) for part in tiles]
         numbers, logits = (torch.cat(parts) for parts in zip(*results, strict=True))
         for corner, *seen in zip(level.corners, numbers, logits, strict=True):
-            faces, sure = decode_faces(*seen, score)
+            faces, sure = decode_faces(seen[0], seen[1], score)
             whole = whole_faces(faces, level, corner)
             found.append(in_picture(faces[whole], level, corner, size))
             scores.append(sure[whole])
@@ -122,25 +121,44 @@ def _boxes(
 def _mesh(
     landmarker: FaceLandmarker, planes: Tensor, found: Tensor, score: float
 ) -> dict[str, Any] | None:
-    """Return the face in a box with key points `(8, 2)`, None where the mesh sees none."""
-    black = torch.zeros(3)
-    points, eyes = corners_of(found[:2].flatten().tolist()), found[2:][list(EYES)]
-    for _ in range(LOOKS):
-        matrix = mesh_square(points, eyes)
-        square = warp(planes, matrix, MESH_PX, MESH_PX, black).clamp(0, 1)
-        mesh, presence, _ = _run(landmarker.mesh, square[None])
-        if float(presence.sigmoid()) < score:
-            return None
-        seen = mesh.reshape(-1, 3).double()  # (478, 3)
-        points = transform_points(invert_transform(matrix), seen[:, :2] - 0.5)
-        eyes = points[list(OUTER_CORNERS)]
+    """Return the face in a box with key points `(8, 2)`, None where the mesh sees none.
+
+    The mesh looks a second time, at the square around what it found the first time.
+    """
+    first = _look(landmarker, planes, corners_of(found[:2].flatten().tolist()), found[2:][EYES])
+    if first.presence.sigmoid() < score:
+        return None
+    face = _look(landmarker, planes, first.points, first.points[OUTER_CORNERS])
+    if face.presence.sigmoid() < score:
+        return None
     return {
-        "bbox_xyxy": box_around(points).numpy().astype(np.float32),
+        "bbox_xyxy": _numbers(box_around(face.points)),
         "blendshapes": {},
-        "landmarks_xy": points.numpy().astype(np.float32),
-        "landmarks_3d": (seen * (COMFYUI_MESH_PX / MESH_PX)).numpy().astype(np.float32),
-        "presence": float(presence),
+        "landmarks_xy": _numbers(face.points),
+        "landmarks_3d": _numbers(face.mesh * (COMFYUI_MESH_PX / MESH_PX)),
+        "presence": float(face.presence),
     }
+
+
+@dataclass(frozen=True)
+class _Mesh:
+    mesh: Tensor  # (478, 3) in pixels of the square it was seen in
+    points: Tensor  # (478, 2) in pixels of the picture
+    presence: Tensor  # logit
+
+
+def _look(landmarker: FaceLandmarker, planes: Tensor, around: Tensor, eyes: Tensor) -> _Mesh:
+    """Return what the mesh sees in the square around points, turned until the eyes are level."""
+    matrix = mesh_square(around, eyes)
+    square = warp(planes, matrix, MESH_PX, MESH_PX, torch.zeros(3)).clamp(0, 1)
+    mesh, presence, _ = _run(landmarker.mesh, square[None])
+    seen = mesh.reshape(-1, 3).double()
+    points = transform_points(invert_transform(matrix), seen[:, :2] - 0.5)
+    return _Mesh(seen, points, presence)
+
+
+def _numbers(values: Tensor) -> np.ndarray:
+    return values.numpy().astype(np.float32)
 
 
 def _run(patcher: Any, pictures: Tensor) -> list[Tensor]:

@@ -174,10 +174,9 @@ def restore_faces(
 def _side(face: FacePlace, size: int, scale: int) -> int:
     """Return the side at which a face is aligned.
 
-    A model that enlarges gets what it makes `size` of, or the face at its own size where that is
-    more, so that nothing of the photograph is lost.
+    A model that enlarges gets the face at its own size in the photograph: enlarged beforehand it
+    would take the blur of that for the face's, and reduced it would lose what is there.
     """
     if scale == 1:
         return size
-    own = multiple_above(round(face.side), SIDE_MULTIPLE_PX)
-    return max(size // scale, min(size, own))
+    return min(size, multiple_above(round(face.side), SIDE_MULTIPLE_PX))
