@@ -145,11 +145,10 @@ def put_face_back(
     top, left, rows, columns = _box(matrix, size, height, width)
     if 0 in (rows, columns):
         return
-    points = _aligned_points(matrix, top, left, rows, columns)
-    share = square_weight(points / size)
+    points = (_aligned_points(matrix, top, left, rows, columns) / size).to(background)
+    share = square_weight(points)
     if mask == "face oval":
-        share = share.minimum(oval_weight(points / size, outline_shares(place)))
-    share = share.to(background)
+        share = share.minimum(oval_weight(points, outline_shares(place)))
     window = (slice(top, top + rows), slice(left, left + columns))
     if allowed is not None:
         share = share.minimum(allowed[window].to(share))
