@@ -248,9 +248,7 @@ def blend_faces(
             mask=mask,
             allowed=None if limits is None else limits[place.picture],
         )
-        _set_color(pasted, place.picture, color)
-    changed = weights > 0
-    pasted[changed] = ready_to_truncate(pasted[changed])
+        _set_color(pasted[place.picture], color, weights[place.picture] > 0)
     return pasted, weights
 
 
@@ -277,12 +275,12 @@ def _color_planes(pictures: Tensor, number: int) -> Tensor:
     return image_to_planes(pictures[number : number + 1])[0][0].contiguous()
 
 
-def _set_color(pictures: Tensor, number: int, planes: Tensor) -> None:
-    """Write colours into one picture; a grey one takes their mean."""
-    channels = pictures.shape[-1]
-    if channels < 3:
+def _set_color(picture: Tensor, planes: Tensor, changed: Tensor) -> None:
+    """Write colours into the changed pixels of a picture `(H, W, C)`; grey takes their mean."""
+    if picture.shape[-1] < 3:
         planes = planes.mean(0, keepdim=True)
-    pictures[number, ..., : len(planes)] = planes.movedim(0, -1)
+    channels = len(planes)
+    picture[..., :channels][changed] = ready_to_truncate(planes[:, changed].T)
 
 
 def points_from_text(text: str, image: Tensor) -> dict[str, Any]:

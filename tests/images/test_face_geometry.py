@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from pack.images.face_geometry import (
     EYE_CORNERS,
     MOUTH_CORNERS,

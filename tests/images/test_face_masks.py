@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+
 from pack.images.face_masks import mean_oval, oval_weight, square_weight
 
 

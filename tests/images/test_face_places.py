@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import skimage.data
 import torch
+
 from pack.images.face_geometry import OUTSIDE, face_template
 from pack.images.face_places import FacePlace, cut_face, put_face_back
 from pack.images.warp import transform_points

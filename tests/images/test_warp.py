@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from pack.images.warp import (
     chain_transforms,
     enlarging_transform,
