@@ -36,8 +36,9 @@ def photographs():
     import numpy as np
     import skimage.data
     import torch
-    from pack.benchmarks.face_illustrations import read_crew
     from PIL import Image
+
+    from pack.benchmarks.face_illustrations import read_crew
 
     def as_image(opened: Image.Image) -> torch.Tensor:
         return torch.from_numpy(np.array(opened.convert("RGB"))).float()[None] / 255
@@ -55,6 +56,8 @@ def photographs():
 
 def draw_page():
     """Print a row for each photograph and return found faces and restored pieces of all."""
+    from torchvision.transforms.functional import to_tensor
+
     from pack.benchmarks.contact_sheet import to_image
     from pack.benchmarks.face_illustrations import mark_faces
     from pack.images.conversion import image_to_planes
@@ -65,7 +68,6 @@ def draw_page():
     from pack.pipelines.faces import align_faces, choose_faces, paste_faces
     from pack.pipelines.restore import restore_with_resshift
     from pack.pipelines.restore_faces import resshift_restorer, restore_faces
-    from torchvision.transforms.functional import to_tensor
 
     model, vae = load_bundled_model(dtype="fp32"), bundled_vae()
     restorer = resshift_restorer(model, vae, likeness=0.0)
