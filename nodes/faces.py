@@ -89,8 +89,8 @@ def score_input(default: float) -> io.Float.Input:
     )
 
 
-def size_input() -> io.Int.Input:
-    """Return the input for the side of aligned faces."""
+def size_input(enlarging: str) -> io.Int.Input:
+    """Return the input for the side of aligned faces; `enlarging` says what models that enlarge take."""
     return io.Int.Input(
         "size",
         default=SIZE_PX,
@@ -99,8 +99,8 @@ def size_input() -> io.Int.Input:
         step=64,
         advanced=True,
         tooltip=(
-            "Side of an aligned face in pixels: 512 for ResShift's and DiffBIR's face models, a"
-            " quarter of it in front of a model that enlarges four times."
+            "Side of an aligned face in pixels: 512 for ResShift's and DiffBIR's face models,"
+            f" {enlarging}."
         ),
     )
 
@@ -275,7 +275,7 @@ class RestorationFaceAlign(io.ComfyNode):
                 index_input(),
                 eye_distance_input(),
                 score_input(0.0),
-                size_input(),
+                size_input("a quarter of it in front of a model that enlarges four times"),
             ],
             outputs=[
                 io.Image.Output(

@@ -85,7 +85,7 @@ class RestorationFacePhoto(io.ComfyNode):
                 index_input(),
                 steps_input(),
                 eye_distance_input(),
-                size_input(),
+                size_input("and at most so large for a model that enlarges"),
                 batch_noise_input(),
                 io.MultiType.Input(
                     "faces",
