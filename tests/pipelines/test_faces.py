@@ -267,6 +267,7 @@ def test_likeness_of_1_gives_the_face_that_came_in(folded):
         assert (free.restore(face, 0) - found).abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_faces_of_diffbir_are_restored_at_their_size(weights):
     from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
     from pack.pipelines.restore_faces import diffbir_restorer, restore_faces
