@@ -23,6 +23,9 @@ SIZES = {
     "diffbir_denoise": (512, 512),
     "diffbir_fidelity": (3 * 600 + 2 * 8, 432),
     "restoration_measure": (3 * 600 + 2 * 8, 432),
+    "face_photo_bundled": (1680, 1320),
+    "face_photo_resshift": (1680, 1320),
+    "face_photo_diffbir": (1680, 1320),
 }
 SAMPLING = {
     "ResidualShiftSampler",
@@ -32,7 +35,7 @@ SAMPLING = {
     "DiffBIRSampler",
     "DiffBIRRestoreImage",
 }
-STEPPING = {*SAMPLING, "DiffBIRSpacedScheduler"}
+STEPPING = {*SAMPLING, "DiffBIRSpacedScheduler", "RestorationFacePhoto"}
 MODEL_FOLDERS = {
     "ResShiftLoader": "diffusion_models",
     "ResShiftVAELoader": "vae",
@@ -50,7 +53,7 @@ def api_prompt(name: str) -> dict[str, Any]:
 def quick_prompt(name: str) -> dict[str, Any]:
     """Return the prompt of a shipped workflow, those of DiffBIR with fewer steps."""
     prompt = api_prompt(name)
-    if name.startswith("diffbir"):
+    if "diffbir" in name:
         for node in prompt.values():
             if node["class_type"] in STEPPING and "steps" in node["inputs"]:
                 node["inputs"]["steps"] = DIFFBIR_STEPS
