@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One command for all around this pack: `python dev.py demo | test | serve | bench | models | lint`.
+"""One command for all around this pack: `python dev.py demo | test | serve | folder | bench | models | lint`.
 
 Needs Python 3.10 or newer and nothing else: the first run makes `.venv`, finds or downloads
 ComfyUI and installs what both need; later runs start in seconds. Logs lie in `.dev`.
@@ -51,7 +51,10 @@ BENCH_SCRIPTS = {
     "--import": "import_time.py",
     "--help-pictures": "help_pictures.py",
     "--device": "device.py",
+    "--side-by-side": "side_by_side.py",
+    "--folders": "folders.py",
 }
+MOST_WORKERS = 4  # of tests: each holds up to 3 GB
 READY_TIMEOUT_S = 600
 LOCK_POLL_S = 0.2
 STOP_TIMEOUT_S = 10
@@ -123,6 +126,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     serve = commands.add_parser("serve", help="ComfyUI with this pack; after --: its arguments")
     serve.add_argument("--port", type=int, help="8188, or any free one if that is taken")
     serve.set_defaults(command=run_serve)
+    folder = commands.add_parser(
+        "folder",
+        help="restore a folder of pictures with a workflow: docs/folders.md",
+        add_help=False,
+    )
+    folder.set_defaults(command=run_folder)
     bench = commands.add_parser(
         "bench",
         help="speed and memory; --curve, --quality, --import, --help-pictures, --device: see"
@@ -137,9 +146,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     lint = commands.add_parser("lint", help="ruff, the registry's check and pyright")
     lint.set_defaults(command=run_lint)
     arguments, unknown = parser.parse_known_args(argv[:cut])
-    if unknown and arguments.command not in (run_bench, run_models):
+    if unknown and arguments.command not in (run_bench, run_folder, run_models):
         parser.error(f"unknown arguments: {' '.join(unknown)}")
     arguments.extra = unknown + argv[cut + 1 :]
+    arguments.unknown, arguments.passed_on = unknown, argv[cut + 1 :]
     return arguments
 
 
@@ -161,15 +171,17 @@ def run_demo(arguments: argparse.Namespace) -> int:
 def run_tests(arguments: argparse.Namespace) -> int:
     """Run pytest, with --all also against the lowest supported ComfyUI."""
     comfyui = prepare()
+    # A choice of tests is done sooner than several workers have started.
+    workers = 1 if arguments.extra else min(os.cpu_count() or 1, MOST_WORKERS)
     if not arguments.all:
-        return run_pytest(comfyui, ["-m", "not slow and not browser", *arguments.extra])
+        return run_pytest(comfyui, ["-m", "not slow and not browser", *arguments.extra], workers)
     with alone():
         lowest = fetch_comfyui(LOWEST)
-    status = run_pytest(comfyui, arguments.extra)
+    status = run_pytest(comfyui, arguments.extra, workers)
     if status:
         return status
     only_comfy = ["-m", "comfy and not slow and not browser", *arguments.extra]
-    status = run_pytest(lowest, only_comfy, PACK_LOWEST="1")
+    status = run_pytest(lowest, only_comfy, workers, PACK_LOWEST="1")
     nothing_selected = 5
     return 0 if status == nothing_selected and arguments.extra else status
 
@@ -185,6 +197,19 @@ def run_serve(arguments: argparse.Namespace) -> int:
     with serving(comfyui, "serve", port, arguments.extra, to_terminal=True) as server:
         print(f"\nComfyUI with this pack: {server.url} (Ctrl-C stops it)\n", flush=True)
         return server.process.wait()
+
+
+def run_folder(arguments: argparse.Namespace) -> int:
+    """Restore a folder with the ComfyUI around the pack, or else with that of `serve`."""
+    comfyui = prepare()
+    command = [str(PYTHON), str(ROOT / "folders" / "run.py"), *arguments.unknown, "--"]
+    if ROOT.parent != comfyui / "custom_nodes":
+        command += ["--base-directory", str(make_base("serve"))]
+    command += [*([] if has_accelerator() else ["--cpu"]), *arguments.passed_on]
+    # From the caller's folder, so that paths mean what they typed.
+    return run_foreground(
+        command, Path.cwd(), COMFYUI_PATH=str(comfyui), PACK_COMMAND="python dev.py folder"
+    )
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
@@ -473,9 +498,15 @@ def run_foreground(command: Sequence[str], folder: Path, **environment: str) -> 
         return process.wait()
 
 
-def run_pytest(comfyui: Path, arguments: Sequence[str], **environment: str) -> int:
-    """Run pytest against the given ComfyUI; its closing line stays the last one printed."""
+def run_pytest(comfyui: Path, arguments: Sequence[str], workers: int, **environment: str) -> int:
+    """Run pytest against the given ComfyUI; its closing line stays the last one printed.
+
+    Several workers share the test files among them, and the processor's cores.
+    """
     print(f"Testing with ComfyUI {comfyui_version(comfyui)} at {comfyui}", flush=True)
+    if workers > 1:
+        arguments = ["-n", str(workers), "--dist", "loadfile", *arguments]
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     return run_python(["-m", "pytest", *arguments], COMFYUI_PATH=str(comfyui), **environment)
 
 
@@ -541,10 +572,7 @@ def serving(
 
     Its files lie in `.dev/<name>`, so that the ComfyUI folder stays untouched.
     """
-    base = WORK / name
-    for folder in ("custom_nodes", "input", "models", "output"):
-        (base / folder).mkdir(parents=True, exist_ok=True)
-    link_pack(base / "custom_nodes" / PACK_NAME)
+    base = make_base(name)
     command = [str(PYTHON), str(comfyui / "main.py"), "--port", str(port), "--disable-auto-launch"]
     command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
     command += ["--preview-method", "latent2rgb", *([] if has_accelerator() else ["--cpu"]), *extra]
@@ -562,6 +590,15 @@ def serving(
         server = Server(process, f"http://127.0.0.1:{port}", log)
         wait_until_ready(server)
         yield server
+
+
+def make_base(name: str) -> Path:
+    """Return `.dev/<name>`, a ComfyUI's own files with this pack among its nodes."""
+    base = WORK / name
+    for folder in ("custom_nodes", "input", "models", "output"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    link_pack(base / "custom_nodes" / PACK_NAME)
+    return base
 
 
 def wait_until_ready(server: Server) -> None:

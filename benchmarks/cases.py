@@ -19,7 +19,7 @@ from ..model_loaders.resshift import (
     load_resshift,
     load_vq_vae,
 )
-from ..pipelines.restore import restore_with_resshift
+from ..pipelines.restore_resshift import restore_with_resshift
 from .diffbir import run_diffbir, run_stage_one
 from .weights import PRESET, UNET_FILE, VQ_FILE
 

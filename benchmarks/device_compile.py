@@ -10,7 +10,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from torch._dynamo.utils import counters
 
 from ..model_loaders.resshift import bundled_vae, load_bundled_model, load_resshift, load_vq_vae
-from ..pipelines.restore import restore_with_resshift
+from ..pipelines.restore_resshift import restore_with_resshift
 from .device_parity import report_difference
 from .device_report import Report
 from .device_setting import Setting, draw_pictures
@@ -65,7 +65,7 @@ def compile_networks(setting: Setting, report: Report) -> None:
 
     with report.attempt("bundled, compiled", precision):
         bundled = load_bundled_model(dtype=precision)
-        name = f"bundled 4 steps x4, {large} px"
+        name = f"bundled x4, {large} px"
         report_compiled(name, bundled, bundled_vae(), large_picture, TARGETS["bundled 256"])
     if setting.tiny:
         return  # tracing the second network would take longer than all other parts

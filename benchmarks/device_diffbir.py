@@ -10,7 +10,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..pipelines.control import CONDITION_KEY
+from ..pipelines.diffbir_conditioning import CONDITION_KEY
 from ..pipelines.latent_guidance import LatentGuidance
 from ..pipelines.stage_one import remove_degradation
 from ..pipelines.tiles import patch_tiles

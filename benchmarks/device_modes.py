@@ -12,7 +12,7 @@ import comfy.utils
 import comfy_aimdo.model_vbar
 
 from ..model_loaders.resshift import bundled_vae, load_bundled_model, load_resshift, load_vq_vae
-from ..pipelines.restore import restore_with_resshift
+from ..pipelines.restore_resshift import restore_with_resshift
 from .device_diffbir import second_stage_checks
 from .device_parity import (
     BUNDLED_PICTURE,

@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..model_loaders.resshift import bundled_vae, load_bundled_model, load_resshift, load_vq_vae
-from ..pipelines.conditioning import prepare_resshift
-from ..pipelines.restore import restore_with_resshift
-from ..pipelines.sampling import sample_resshift
+from ..pipelines.noise import PictureSeeds
+from ..pipelines.resshift_conditioning import prepare_resshift
+from ..pipelines.resshift_sampling import sample_resshift
+from ..pipelines.restore_resshift import restore_with_resshift
 from ..pipelines.tiles import TileSettings
 from .device_report import Report
 from .device_setting import Setting, allow_tf32, draw_latent, draw_pictures
@@ -53,7 +54,9 @@ def resshift_checks(setting: Setting, precision: str) -> Checks:
 
     def chain() -> Tensor:
         inputs = prepare_resshift(model, vae, picture)
-        return sample_resshift(model, inputs.positive, inputs.latent, seed=0)["samples"]
+        return sample_resshift(model, inputs.positive, inputs.latent, seeds=PictureSeeds(0))[
+            "samples"
+        ]
 
     return {
         UNET_STEP: ("network", lambda: call_unet(model, side)),
@@ -89,7 +92,8 @@ def unet_call(model: Any, side: int, batch: int = 1) -> tuple[Callable[[], Tenso
     lq = draw_pictures(batch, side * ratio).movedim(-1, 1) * 2 - 1
     lq = torch.nn.functional.pixel_unshuffle(lq, ratio).to(**made)
     x, timesteps = draw_latent(*shape).to(**made), torch.full((batch,), 2.0).to(**made)
-    return lambda: network.diffusion_model(x, timesteps, lq=lq), shape
+    y = draw_latent(*shape).to(**made) if network.network_config.cond_start else None
+    return lambda: network.diffusion_model(x, timesteps, lq=lq, y=y), shape
 
 
 def write_resshift_reference(setting: Setting, report: Report) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ..model_loaders.resshift import bundled_vae, load_bundled_model, load_resshift, load_vq_vae
-from ..pipelines.restore import restore_with_resshift
+from ..pipelines.restore_resshift import restore_with_resshift
 from ..pipelines.tiles import TileSettings
 from .device_facts import launch_seconds
 from .device_parity import unet_call
@@ -135,16 +135,14 @@ def time_resshift(setting: Setting, report: Report) -> None:
             model = load_bundled_model(dtype=precision)
             picture = draw_pictures(1, large)
             report_speed(
-                setting, report, f"bundled 4 steps x4, {large} px", precision,
+                setting, report, f"bundled x4, {large} px", precision,
                 lambda model=model, picture=picture: restore_with_resshift(
                     model, bundled_vae(), picture, seed=0
                 ),
                 target=TARGETS["bundled 256"],
             )  # fmt: skip
             call, _ = unet_call(model, large)
-            report_speed(
-                setting, report, f"its network's 4 calls, {large} px", precision, call, calls=STEPS
-            )
+            report_speed(setting, report, f"its network's call, {large} px", precision, call)
         comfy.model_management.unload_all_models()
 
 
@@ -166,10 +164,13 @@ def profile_resshift(setting: Setting, report: Report) -> None:
             setting, report, "bundled",
             lambda: restore_with_resshift(bundled, bundled_vae(), large_picture, seed=0),
         )  # fmt: skip
-    for name, loaded, latent in (("ResShift", model, side), ("bundled", bundled, large)):
-        with report.attempt(f"{name} CUDA graph", precision):
+    for name, loaded, latent, calls in (
+        (f"ResShift: network's {STEPS} calls", model, side, STEPS),
+        ("bundled: network's call", bundled, large, 1),
+    ):
+        with report.attempt(f"{name}, CUDA graph", precision):
             call, _ = unet_call(loaded, latent)
-            report_graph(setting, report, f"{name}: network's 4 calls, {latent}", precision, call)
+            report_graph(setting, report, f"{name}, {latent}", precision, call, calls)
 
 
 def report_profile(setting: Setting, report: Report, name: str, call: Callable[[], object]) -> None:
@@ -234,9 +235,14 @@ def count_waits(call: Callable[[], object]) -> Counter[str]:
 
 
 def report_graph(
-    setting: Setting, report: Report, name: str, precision: str, call: Callable[[], object]
+    setting: Setting,
+    report: Report,
+    name: str,
+    precision: str,
+    call: Callable[[], object],
+    calls: int,
 ) -> None:
-    """Time a network's call from a CUDA graph, in which nothing waits for Python."""
+    """Time a run's calls of a network from a CUDA graph, in which nothing waits for Python."""
     device = setting.device
     if device.type != "cuda":
         report.add("note", name, text="left out: CUDA graphs need CUDA")
@@ -258,12 +264,12 @@ def report_graph(
         name,
         precision=precision,
         how="CUDA graph",
-        seconds=STEPS * statistics.median(runs),
-        fastest=STEPS * min(runs),
+        seconds=calls * statistics.median(runs),
+        fastest=calls * min(runs),
         count=len(runs),
         pictures=1,
         flops=None,
         peak_bytes=None,
         target=None,
-        eager_seconds=STEPS * statistics.median(eager),
+        eager_seconds=calls * statistics.median(eager),
     )

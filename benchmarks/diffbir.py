@@ -24,10 +24,11 @@ from spandrel.architectures.SwinIR import SwinIR
 from torch import Tensor, nn
 
 from ..model_loaders.la_control_net import load_la_control_net
-from ..pipelines.control import DiffBIRInputs, prepare_diffbir
+from ..pipelines.diffbir_conditioning import DiffBIRInputs, prepare_diffbir
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
 from ..pipelines.diffbir_sampling import NO_GUIDANCE, sample_diffbir
 from ..pipelines.latent_guidance import LatentGuidance
+from ..pipelines.noise import PictureSeeds
 from ..pipelines.stage_one import remove_degradation
 
 CONTROL_FILE = "control.safetensors"
@@ -183,7 +184,7 @@ def prepare_run(size: int, batch: int, folder: Path, *, tiny: bool = False) -> D
 def sample_run(run: DiffBIRRun, *, steps: int, **options: Any) -> Tensor:
     """Return the latent that so many steps make."""
     inputs = run.inputs
-    settings = {"preset": DIFFBIR_PRESETS["v2"], "seed": 0, "sampler": "ddpm"}
+    settings = {"preset": DIFFBIR_PRESETS["v2"], "seeds": PictureSeeds(0), "sampler": "ddpm"}
     settings |= {"scheduler": "simple", "steps": steps, **options}
     sampled = sample_diffbir(run.model, inputs.positive, inputs.negative, inputs.latent, **settings)
     return sampled["samples"]

@@ -17,8 +17,8 @@ from ..images.labels import label_grid
 from ..images.resize import enlarge_bicubic, resize_bicubic
 from ..pipelines.face_detection import detect_faces
 from ..pipelines.faces import align_faces, choose_faces, paste_faces
-from ..pipelines.restore import restore_with_resshift
 from ..pipelines.restore_faces import resshift_restorer, restore_faces
+from ..pipelines.restore_resshift import restore_with_resshift
 from .contact_sheet import to_image
 
 CREW = Path(__file__).resolve().parents[1] / "workflows" / "inputs" / "restoration_crew.jpg"

@@ -66,8 +66,8 @@ def draw_page():
     from pack.model_loaders.resshift import bundled_vae, load_bundled_model
     from pack.pipelines.face_detection import detect_faces
     from pack.pipelines.faces import align_faces, choose_faces, paste_faces
-    from pack.pipelines.restore import restore_with_resshift
     from pack.pipelines.restore_faces import resshift_restorer, restore_faces
+    from pack.pipelines.restore_resshift import restore_with_resshift
 
     model, vae = load_bundled_model(dtype="fp32"), bundled_vae()
     restorer = resshift_restorer(model, vae, likeness=0.0)

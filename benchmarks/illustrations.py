@@ -20,13 +20,14 @@ from ..images.labels import label_grid
 from ..images.padding import reflect_pad_to_multiple
 from ..images.resize import enlarge_bicubic
 from ..model_loaders.resshift import bundled_vae, load_bundled_model
-from ..pipelines.conditioning import prepare_resshift, resshift_model
 from ..pipelines.degrade import degrade_image
 from ..pipelines.finish import correct_color, finish_restoration
 from ..pipelines.latent_guidance import LatentGuidance, patch_latent_guidance
 from ..pipelines.measure import measure_images
-from ..pipelines.restore import restore_with_resshift
-from ..pipelines.sampling import residual_shift_sigmas, sample_resshift
+from ..pipelines.noise import PictureSeeds
+from ..pipelines.resshift_conditioning import prepare_resshift, resshift_model
+from ..pipelines.resshift_sampling import residual_shift_sigmas, sample_resshift
+from ..pipelines.restore_resshift import restore_with_resshift
 from ..pipelines.sweep import compare_pictures
 from ..samplers.discrete import alphas_cumprod, sigmas_from_alphas_cumprod, spaced_timesteps
 from ..samplers.guidance import rescaled_cfg_scale
@@ -178,7 +179,9 @@ def draw_steps(materials: Materials) -> Image.Image:
         picture = materials.vae.decode(model.model.process_latent_out(x))
         shown[f"before step {step + 1} of {total}"] = picture.clamp(0, 1)
 
-    sample_resshift(model, inputs.positive, inputs.latent, seed=SEED, steps=steps, callback=keep)
+    sample_resshift(
+        model, inputs.positive, inputs.latent, seeds=PictureSeeds(SEED), steps=steps, callback=keep
+    )
     few = dict(list(shown.items())[::2])  # more of them would not compress: they are noise
     return materials.strip({**few, "result": materials.restored})
 
@@ -195,7 +198,9 @@ def draw_powers(_: Materials) -> Image.Image:
 def draw_finish(materials: Materials) -> Image.Image:
     small = materials.low[:, :75, :113]
     inputs = prepare_resshift(materials.model, materials.vae, small)
-    latent = sample_resshift(materials.model, inputs.positive, inputs.latent, seed=SEED)
+    latent = sample_resshift(
+        materials.model, inputs.positive, inputs.latent, seeds=PictureSeeds(SEED)
+    )
     decoded = materials.vae.decode(latent["samples"])
     finished = finish_restoration(
         decoded, inputs.width, inputs.height, color_fix="wavelet", reference=small

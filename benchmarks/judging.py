@@ -19,8 +19,8 @@ from ..images.dirt import blotches, grid_energy
 from ..images.metrics import gmsd
 from ..images.niqe import niqe
 from ..model_loaders.resshift import BUNDLED_MODEL_PATH, bundled_vae, load_resshift
-from ..pipelines.restore import restore_with_resshift
-from ..pipelines.sampling import patch_schedule
+from ..pipelines.resshift_sampling import patch_schedule
+from ..pipelines.restore_resshift import restore_with_resshift
 from ..training.features import FeatureDistance
 from ..training.start import read_start
 from ..training.teacher import load_teacher

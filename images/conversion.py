@@ -40,6 +40,23 @@ def check_image(image: Tensor, name: str = "'image'") -> None:
             )
 
 
+def check_count(found: int, count: int, name: str, kind: str = "pictures") -> None:
+    """Make sure that there is one of something for a whole batch, or one for each picture.
+
+    Args:
+        found: How many there are.
+        count: Number of pictures in the batch.
+        name: What messages call what holds them; an input in quotes.
+        kind: What they are.
+    Raises:
+        ValueError: If there are fewer or more.
+    """
+    if found not in (1, count):
+        raise ValueError(
+            f"{name} has {found} {kind} for {count} images; give one, or one for each."
+        )
+
+
 def image_to_planes(image: Tensor, name: str = "'image'") -> tuple[Tensor, Tensor | None]:
     """Return the colour planes of an IMAGE and its alpha.
 
@@ -133,10 +150,7 @@ def mask_to_plane(mask: Tensor, batch: int, height: int, width: int) -> Tensor:
             f"'mask' is {plane.shape[-1]}x{plane.shape[-2]} and the image {width}x{height};"
             " resize the mask to the size of the image."
         )
-    if plane.shape[0] not in (1, batch):
-        raise ValueError(
-            f"'mask' has {plane.shape[0]} masks for {batch} images; give one mask or one for each."
-        )
+    check_count(len(plane), batch, "'mask'", "masks")
     if not torch.isfinite(plane).all():
         raise ValueError(
             "'mask' has NaN or infinite values; mend or replace the node that made it."

@@ -73,7 +73,8 @@ def channel_ssim(image: Tensor, reference: Tensor) -> Tensor:
 def gmsd(image: Tensor, reference: Tensor) -> Tensor:
     """Return the gradient magnitude similarity deviation of the luma; 0 is equal, less is better.
 
-    Prewitt gradients of the luma (BT.601 full-range) halved by means of 2x2 pixels, black around it.
+    Prewitt gradients of the luma (BT.601 full-range) halved by means of 2x2 pixels, black around it;
+    an odd side is halved with a black row or column more, as in the authors' program.
 
     Args:
         image: `(B, 3, H, W)` in [0, 1], both sides at least 4.
@@ -89,7 +90,9 @@ def gmsd(image: Tensor, reference: Tensor) -> Tensor:
 
 
 def _gradient_magnitude(luma: Tensor) -> Tensor:
-    halved = F.avg_pool2d(luma, 2, ceil_mode=True)
+    height, width = luma.shape[-2:]
+    even = F.pad(luma, (0, width % 2, 0, height % 2))
+    halved = F.avg_pool2d(even, 2)  # (B, 1, ceil(H / 2), ceil(W / 2))
     across = torch.tensor([1, 0, -1], dtype=luma.dtype, device=luma.device).expand(3, 3) / 3
     kernels = torch.stack([across, across.T]).unsqueeze(1)
     return F.conv2d(halved, kernels, padding=1).square().sum(dim=1, keepdim=True).sqrt()

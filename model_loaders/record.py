@@ -198,8 +198,8 @@ def _parse_record(values: Any) -> ResShiftRecord:
     for name in ("task", "autoencoder"):
         if not isinstance(getattr(record, name), str):
             raise ValueError(f"{name} {getattr(record, name)!r} is not a text")
-    grid = record.schedule.grid()
-    if not (grid.isfinite().all() and (grid.diff() > 0).all()):
+    sigmas = record.schedule.trained_sigmas()
+    if not (sigmas.isfinite().all() and (sigmas.diff() > 0).all()):
         raise ValueError("its schedule does not rise")
     return record
 

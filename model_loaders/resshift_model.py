@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..images.padding import multiple_above
 from ..samplers.places import places_in_batch
 from .checkpoint import RECORD_KEY
 from .networks.swin_unet import SwinUNet, SwinUNetConfig
@@ -38,6 +39,47 @@ SCRATCH_BYTES = 20 << 20
 SAG_BLOCK = ("middle", 0, 0)
 
 
+class PreviewColors:
+    """Turns latents into colours for previews, fitted to the picture of the current run.
+
+    A fixed matrix cannot serve: which colours a learned latent stands for is known only to its
+    autoencoder. ComfyUI calls this on whatever it draws.
+
+    Attributes:
+        factors: `(C + 1, 3)` float32 on the CPU, from a latent and 1 to RGB in [-1, 1]; None before
+            the first run, where the first channels stand for colours.
+    """
+
+    def __init__(self) -> None:
+        self.factors: Tensor | None = None
+
+    def fit(self, latent: Tensor, image: Tensor) -> None:
+        """Draw as the latent of an image would be drawn best.
+
+        Args:
+            latent: `(1, C, h, w)`.
+            image: `(1, 3, H, W)` in [-1, 1].
+        """
+        latent, image = latent.float().cpu(), image.float().cpu()
+        colors = F.interpolate(image, size=latent.shape[-2:], mode="area")
+        samples = latent.movedim(1, -1).flatten(0, 2)
+        samples = torch.cat([samples, samples.new_ones(len(samples), 1)], dim=1)  # (h w, C + 1)
+        targets = colors.movedim(1, -1).flatten(0, 2)  # (h w, 3)
+        # A little damping keeps the fit finite for flat pictures.
+        gram = samples.T @ samples + 1e-3 * len(samples) * torch.eye(samples.shape[1])
+        self.factors = torch.linalg.solve(gram, samples.T @ targets)
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        """Return `latent` (B, C, h, w) with RGB in [-1, 1] in its first channels, 0 in the rest."""
+        if self.factors is None:
+            return latent
+        factors = self.factors.to(latent)
+        drawn = torch.zeros_like(latent)
+        drawn[:, :3] = torch.einsum("bchw,cd->bdhw", latent, factors[:-1])
+        drawn[:, :3] += factors[-1, :, None, None]
+        return drawn
+
+
 class ResShiftLatent(comfy.latent_formats.LatentFormat):
     """Latents of a VQ or folded-pixel autoencoder: no scaling, drawn as RGB for previews.
 
@@ -51,7 +93,8 @@ class ResShiftLatent(comfy.latent_formats.LatentFormat):
         self.latent_channels = channels
         self.spacial_downscale_ratio = ratio
         self.latent_rgb_factors = _preview_factors(channels, ratio)
-        self.latent_rgb_factors_bias = [0.0, 0.0, 0.0]
+        self.preview_colors = None if _is_folded(channels, ratio) else PreviewColors()
+        self.latent_rgb_factors_reshape = self.preview_colors
 
 
 class _NetworkOptions(dict):
@@ -87,6 +130,8 @@ class ResShiftModel(comfy.model_base.BaseModel):
         model_config: Sizes and dtypes.
         record: How the checkpoint was trained.
     """
+
+    latent_format: ResShiftLatent
 
     def __init__(self, model_config: ResShiftModelConfig, record: ResShiftRecord):
         # The model type is only named in the log: the chain is ResShiftSampling's.
@@ -130,9 +175,11 @@ class ResShiftModel(comfy.model_base.BaseModel):
         if kwargs.get("cross_attn") is not None:  # or ComfyUI copies it to the device at every step
             kwargs["cross_attn"] = kwargs["cross_attn"].to(device)
         conds = super().extra_conds(**kwargs)
-        conds["y_latent"] = comfy.conds.CONDNoiseShape(fitted(y, 1))
-        lq = F.pixel_unshuffle(fitted(kwargs[LQ_KEY], ratio), ratio)
-        conds["lq"] = comfy.conds.CONDNoiseShape(lq)
+        y, lq = fitted(y, 1), fitted(kwargs[LQ_KEY], ratio)
+        if self.latent_format.preview_colors is not None:
+            self.latent_format.preview_colors.fit(y[:1], lq[:1])  # the picture that is drawn
+        conds["y_latent"] = comfy.conds.CONDNoiseShape(y)
+        conds["lq"] = comfy.conds.CONDNoiseShape(F.pixel_unshuffle(lq, ratio))
         if self.network_config.cond_mask:
             mask = F.pixel_unshuffle(fitted(kwargs[MASK_KEY], ratio), ratio)
             conds["mask"] = comfy.conds.CONDNoiseShape(mask)
@@ -204,7 +251,7 @@ class ResShiftModel(comfy.model_base.BaseModel):
     def memory_required(self, input_shape: list[int], cond_shapes: dict | None = None) -> float:
         """Return the bytes that one call on a batch of this shape needs besides the weights."""
         multiple = self.network_config.size_multiple
-        height, width = (-(-side // multiple) * multiple for side in input_shape[2:4])
+        height, width = (multiple_above(side, multiple) for side in input_shape[2:4])
         elements = input_shape[0] * height * width * self.network_config.model_channels
         size = comfy.model_management.dtype_size(self.get_dtype_inference())
         return elements * PEAK_ELEMENTS * size + SCRATCH_BYTES
@@ -224,32 +271,6 @@ class ResShiftModel(comfy.model_base.BaseModel):
         record = replace(record, predict_type=self.model_sampling.predict_type)
         state_dict[RECORD_KEY] = record_tensor(record)
         return state_dict
-
-
-def fit_preview(model: ResShiftModel, latent: Tensor, image: Tensor) -> None:
-    """Set how latents are drawn in previews, from one latent and the image it came from.
-
-    Nothing but previews reads the fit. A fixed one cannot serve: which colours a learned latent
-    stands for is known only to its autoencoder.
-
-    Args:
-        model: The model whose previews are drawn.
-        latent: `(B, C, h, w)`.
-        image: `(B, 3, H, W)` in [-1, 1].
-    """
-    latent_format = model.latent_format
-    if _is_folded(latent_format.latent_channels, latent_format.spacial_downscale_ratio):
-        return
-    latent, image = latent.float().cpu(), image.float().cpu()
-    colors = F.interpolate(image, size=latent.shape[-2:], mode="area")
-    samples = latent.movedim(1, -1).flatten(0, 2)
-    samples = torch.cat([samples, samples.new_ones(len(samples), 1)], dim=1)
-    targets = colors.movedim(1, -1).flatten(0, 2)
-    # A little damping keeps the fit finite for flat pictures.
-    gram = samples.T @ samples + 1e-3 * len(samples) * torch.eye(samples.shape[1])
-    factors = torch.linalg.solve(gram, samples.T @ targets)
-    latent_format.latent_rgb_factors = factors[:-1].tolist()
-    latent_format.latent_rgb_factors_bias = factors[-1].tolist()
 
 
 def _preview_factors(channels: int, ratio: int) -> list[list[float]]:

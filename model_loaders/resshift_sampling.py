@@ -37,12 +37,12 @@ class ResShiftSampling(nn.Module):
         predict_type: What the network predicts.
 
     Attributes:
-        grid: `(T,)` float32 sigmas of the trained steps, increasing.
-        sigmas: `(N,)` float32, a dense table around `grid` for ComfyUI's schedulers.
+        trained_sigmas: `(T,)` float32 sigmas of the trained steps, increasing.
+        sigmas: `(N,)` float32, a dense table around `trained_sigmas` for ComfyUI's schedulers.
         sigma_data: Read by some samplers; latents have about unit spread.
     """
 
-    grid: Tensor
+    trained_sigmas: Tensor
     sigmas: Tensor
 
     def __init__(self, schedule: ResShiftSchedule, predict_type: PredictType):
@@ -50,9 +50,9 @@ class ResShiftSampling(nn.Module):
         self.schedule = schedule
         self.predict_type = predict_type
         self.sigma_data = 1.0
-        grid = schedule.grid()
-        self.register_buffer("grid", grid.float(), persistent=False)
-        self.register_buffer("sigmas", dense_sigmas(grid).float(), persistent=False)
+        trained = schedule.trained_sigmas()
+        self.register_buffer("trained_sigmas", trained.float(), persistent=False)
+        self.register_buffer("sigmas", dense_sigmas(trained).float(), persistent=False)
 
     @property
     def kappa(self) -> float:
@@ -62,20 +62,20 @@ class ResShiftSampling(nn.Module):
     @property
     def sigma_min(self) -> Tensor:
         """Smallest sigma of the trained steps."""
-        return self.grid[0]
+        return self.trained_sigmas[0]
 
     @property
     def sigma_max(self) -> Tensor:
         """Largest sigma of the trained steps."""
-        return self.grid[-1]
+        return self.trained_sigmas[-1]
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """Return the diffusion index the network takes, whole on the trained steps."""
-        return index_from_sigma(sigma.float(), self.grid.to(sigma.device))
+        return index_from_sigma(sigma.float(), self.trained_sigmas.to(sigma.device))
 
     def sigma(self, timestep: Tensor) -> Tensor:
         """Return the sigma of a diffusion index, fractional or whole."""
-        return sigma_from_index(timestep.float(), self.grid.to(timestep.device))
+        return sigma_from_index(timestep.float(), self.trained_sigmas.to(timestep.device))
 
     def percent_to_sigma(self, percent: float) -> float:
         """Return the sigma at a share of the run, 0 its start and 1 its end."""
@@ -83,7 +83,9 @@ class ResShiftSampling(nn.Module):
             return BEFORE_SAMPLING
         if percent >= 1:
             return 0.0
-        index = torch.tensor((1 - percent) * (len(self.grid) - 1), device=self.grid.device)
+        index = torch.tensor(
+            (1 - percent) * (len(self.trained_sigmas) - 1), device=self.trained_sigmas.device
+        )
         return self.sigma(index).item()
 
     def noise_scaling(

@@ -14,7 +14,7 @@ from ..pipelines.degrade import (
     degrade_image,
 )
 from .messages import names_its_node
-from .resshift_sampling import seed_input
+from .widgets import seed_input
 
 CATEGORY = "restoration/image"
 MEANINGS = {

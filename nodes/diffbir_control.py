@@ -9,11 +9,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..model_loaders.la_control_net import load_la_control_net
-from ..pipelines.control import STARTS, Start, prepare_diffbir
-from ..pipelines.noise import BatchNoise
+from ..pipelines.diffbir_conditioning import STARTS, Start, prepare_diffbir
+from ..pipelines.noise import BatchNoise, PictureSeeds
 from .files import find_file
 from .messages import names_its_node
-from .resshift_sampling import MAX_SEED, batch_noise_input
+from .widgets import MAX_SEED, batch_noise_input
 
 CATEGORY = "restoration/DiffBIR"
 
@@ -225,7 +225,6 @@ class DiffBIRConditioning(io.ComfyNode):
             noise_aug=noise_aug,
             zero_snr=zero_snr,
             start=start,
-            seed=seed,
-            batch_noise=batch_noise,
+            seeds=PictureSeeds(seed, batch_noise),
         )
         return io.NodeOutput(made.positive, made.negative, made.latent, made.width, made.height)

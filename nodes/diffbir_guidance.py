@@ -18,66 +18,9 @@ from ..pipelines.latent_guidance import (
 )
 from ..samplers.guidance import GUIDANCE_VERSIONS, GuidanceVersion
 from .messages import names_its_node
+from .widgets import fidelity_input, guidance_scale_input, percent_input, repeat_input
 
 CATEGORY = "restoration/DiffBIR"
-MAX_SCALE = 10000.0
-MAX_REPEAT = 20
-
-
-def guidance_scale_input(name: str, default: float) -> io.Float.Input:
-    """Return the input for the strength of the guidance in DiffBIR's terms."""
-    return io.Float.Input(
-        name,
-        default=default,
-        min=0.0,
-        max=MAX_SCALE,
-        step=0.01,
-        tooltip=(
-            "DiffBIR's strength of the pull to the target: about 0.5 for v2, about 400 for v1."
-            " More is more faithful and less detailed; 0 is off."
-        ),
-    )
-
-
-def fidelity_input() -> io.Float.Input:
-    """Return the slider between realness and fidelity."""
-    return io.Float.Input(
-        "fidelity",
-        default=0.0,
-        min=0.0,
-        max=1.0,
-        step=0.01,
-        display_mode=io.NumberDisplay.slider,
-        tooltip=(
-            "Share of every prediction that is replaced by the target: 0 leaves the model free, 1"
-            " gives the target itself, whatever the steps and the sampler."
-        ),
-    )
-
-
-def percent_input(name: str, default: float, what: str) -> io.Float.Input:
-    """Return an input for a place in the run."""
-    return io.Float.Input(
-        name,
-        default=default,
-        min=0.0,
-        max=1.0,
-        step=0.001,
-        advanced=True,
-        tooltip=f"Where in the run the guidance {what}, as in ControlNets: 0 its start, 1 its end.",
-    )
-
-
-def repeat_input(name: str) -> io.Int.Input:
-    """Return the input for the moves in each step."""
-    return io.Int.Input(
-        name,
-        default=1,
-        min=1,
-        max=MAX_REPEAT,
-        advanced=True,
-        tooltip="Pulls in each step, each from where the one before ended; 5 with DiffBIR v1.",
-    )
 
 
 class DiffBIRLatentGuidance(io.ComfyNode):

@@ -8,12 +8,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..images.color import COLOR_FIXES, ColorFix
-from ..pipelines.control import STARTS, Start
+from ..pipelines.diffbir_conditioning import STARTS, Start
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
-from ..pipelines.diffbir_sampling import SPACED, run_sampler
-from ..pipelines.latent_guidance import LatentGuidance
+from ..pipelines.diffbir_sampling import preset_guidance
+from ..pipelines.frames import FRAMES_AT_ONCE
 from ..pipelines.noise import BatchNoise
-from ..pipelines.restore import FRAMES_AT_ONCE
 from ..pipelines.restore_diffbir import (
     LONG_PROMPTS,
     DiffBIRWeights,
@@ -22,19 +21,25 @@ from ..pipelines.restore_diffbir import (
 )
 from ..pipelines.stage_one import RULES, Rules
 from ..pipelines.tiles import DIFFBIR_TILINGS, TILES, TileChoice, TileSettings, Tiling
-from .diffbir_guidance import CATEGORY, fidelity_input, guidance_scale_input
-from .diffbir_sampling import (
+from .messages import names_its_node
+from .widgets import (
+    batch_noise_input,
     cfg_input,
+    diffbir_steps_input,
+    fidelity_input,
+    frames_at_once_input,
+    guidance_scale_input,
+    keep_grey_input,
     preset_input,
     sampler_input,
     scheduler_input,
-    steps_input,
+    seed_input,
+    tile_choice_input,
+    tile_input,
+    tile_overlap_input,
 )
-from .messages import names_its_node
-from .resshift_restore import frames_at_once_input, keep_grey_input
-from .resshift_sampling import batch_noise_input, seed_input
-from .tiles import tile_choice_input, tile_input, tile_overlap_input
 
+CATEGORY = "restoration/DiffBIR"
 MAX_SCALE = 8.0
 
 
@@ -104,7 +109,7 @@ class DiffBIRRestoreImage(io.ComfyNode):
                     multiline=True,
                     tooltip="What it must not show. Empty takes the preset's.",
                 ),
-                steps_input(),
+                diffbir_steps_input(),
                 cfg_input(),
                 fidelity_input(),
                 guidance_scale_input("guidance_scale", 0.0),
@@ -219,12 +224,6 @@ class DiffBIRRestoreImage(io.ComfyNode):
     ) -> io.NodeOutput:
         """Restore the images."""
         version = DIFFBIR_PRESETS[preset]
-        guidance = LatentGuidance(
-            guidance_scale,
-            fidelity,
-            version.guidance_version,
-            clamp=run_sampler(version, sampler) != SPACED,
-        )
         return io.NodeOutput(
             restore_with_diffbir(
                 DiffBIRWeights(model, clip, vae, control_net, upscale_model),
@@ -241,7 +240,7 @@ class DiffBIRRestoreImage(io.ComfyNode):
                 strength=strength,
                 noise_aug=noise_aug,
                 start=start,
-                guidance=guidance,
+                guidance=preset_guidance(version, sampler, guidance_scale, fidelity),
                 color_fix=color_fix,
                 rules=rules,
                 tiles=TileSettings(tiling, tile, tile_overlap, tile_choice),

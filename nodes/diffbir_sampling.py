@@ -4,98 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.samplers
 from comfy_api.latest import io
 
-from ..pipelines.control import check_controlled
+from ..pipelines.diffbir_conditioning import check_controlled
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
 from ..pipelines.diffbir_sampling import (
     LEAST_SPACED_STEPS,
-    OFFICIAL,
-    SPACED,
-    run_sampler,
+    preset_guidance,
     sample_diffbir,
     spaced_run_sigmas,
 )
-from ..pipelines.latent_guidance import LatentGuidance
-from ..pipelines.noise import BatchNoise
-from .diffbir_guidance import (
-    CATEGORY,
+from ..pipelines.noise import BatchNoise, PictureSeeds
+from .messages import names_its_node
+from .widgets import (
+    MAX_STEPS,
+    batch_noise_input,
+    cfg_input,
+    diffbir_steps_input,
     fidelity_input,
     guidance_scale_input,
     percent_input,
+    preset_input,
     repeat_input,
+    sampler_input,
+    scheduler_input,
+    seed_input,
 )
-from .messages import names_its_node
-from .resshift_sampling import MAX_STEPS, batch_noise_input, seed_input
 
-MAX_CFG = 100.0
-
-
-def preset_input() -> io.Combo.Input:
-    """Return the input for the version of DiffBIR."""
-    return io.Combo.Input(
-        "preset",
-        options=list(DIFFBIR_PRESETS),
-        default=next(iter(DIFFBIR_PRESETS)),
-        tooltip=(
-            "The version the weights belong to. v1 and v2: v2-1_512-ema-pruned with v1_general,"
-            " v1_face or v2. v2.1: sd2.1-base-zsnr-laionaes5 with DiffBIR_v2.1. The files do not"
-            " tell, so a wrong choice gives noise or grey."
-        ),
-    )
-
-
-def steps_input() -> io.Int.Input:
-    """Return the input for the number of network calls."""
-    return io.Int.Input(
-        "steps",
-        default=0,
-        min=0,
-        max=MAX_STEPS,
-        tooltip=(
-            "Network calls; 0 takes the preset's: 50, or 10 with v2.1. Fewer are faster, more add"
-            " fine texture."
-        ),
-    )
-
-
-def cfg_input() -> io.Float.Input:
-    """Return the input for the scale of classifier-free guidance."""
-    return io.Float.Input(
-        "cfg",
-        default=0.0,
-        min=0.0,
-        max=MAX_CFG,
-        step=0.1,
-        tooltip=(
-            "How much the prompts count; 0 takes the preset's: 4, 8 with v2.1, 1 with v1. More is"
-            " sharper and less faithful."
-        ),
-    )
-
-
-def sampler_input() -> io.Combo.Input:
-    """Return the input for the sampler."""
-    return io.Combo.Input(
-        "sampler",
-        options=[OFFICIAL, SPACED, *comfy.samplers.SAMPLER_NAMES],
-        default=OFFICIAL,
-        tooltip=(
-            "'official' is the preset's: spaced, or dpmpp_3m_sde with v2.1. The others are"
-            " ComfyUI's."
-        ),
-    )
-
-
-def scheduler_input() -> io.Combo.Input:
-    """Return the input for the scheduler."""
-    return io.Combo.Input(
-        "scheduler",
-        options=[OFFICIAL, *comfy.samplers.SCHEDULER_NAMES],
-        default=OFFICIAL,
-        tooltip="'official' takes DiffBIR's timesteps for the sampler.",
-    )
+CATEGORY = "restoration/DiffBIR"
 
 
 class DiffBIRSampler(io.ComfyNode):
@@ -131,7 +67,7 @@ class DiffBIRSampler(io.ComfyNode):
                 io.Latent.Input("latent_image", tooltip="From DiffBIR Conditioning."),
                 preset_input(),
                 seed_input(),
-                steps_input(),
+                diffbir_steps_input(),
                 cfg_input(),
                 guidance_scale_input("guidance_scale", 0.0),
                 fidelity_input(),
@@ -188,14 +124,15 @@ class DiffBIRSampler(io.ComfyNode):
         """Sample."""
         check_controlled(positive)
         version = DIFFBIR_PRESETS[preset]
-        guidance = LatentGuidance(
+        guidance = preset_guidance(
+            version,
+            sampler,
             guidance_scale,
             fidelity,
-            version.guidance_version,
-            guidance_start,
-            guidance_end,
+            start_percent=guidance_start,
+            end_percent=guidance_end,
             repeat=guidance_repeat,
-            clamp=guidance_clamp or run_sampler(version, sampler) != SPACED,
+            clamp=guidance_clamp,
         )
         return io.NodeOutput(
             sample_diffbir(
@@ -204,14 +141,13 @@ class DiffBIRSampler(io.ComfyNode):
                 negative,
                 latent_image,
                 preset=version,
-                seed=seed,
+                seeds=PictureSeeds(seed, batch_noise),
                 steps=steps,
                 cfg=cfg,
                 sampler=sampler,
                 scheduler=scheduler,
                 guidance=guidance,
                 guidance_target=guidance_target,
-                batch_noise=batch_noise,
             )
         )
 

@@ -8,51 +8,25 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..images.color import COLOR_FIXES, ColorFix
+from ..pipelines.frames import FRAMES_AT_ONCE
 from ..pipelines.noise import BatchNoise
-from ..pipelines.restore import FRAMES_AT_ONCE, restore_with_resshift
+from ..pipelines.restore_resshift import restore_with_resshift
 from ..pipelines.tiles import TILES, TILINGS, TileChoice, TileSettings, Tiling
 from .messages import names_its_node
-from .resshift_sampling import (
-    CATEGORY,
+from .widgets import (
     batch_noise_input,
+    frames_at_once_input,
+    keep_grey_input,
     randomness_input,
+    resshift_steps_input,
     seed_input,
     start_image_input,
-    steps_input,
+    tile_choice_input,
+    tile_input,
+    tile_overlap_input,
 )
-from .tiles import tile_choice_input, tile_input, tile_overlap_input
 
-MAX_FRAMES_AT_ONCE = 256
-
-
-def frames_at_once_input() -> io.Int.Input:
-    """Return the input for how many pictures share each call."""
-    return io.Int.Input(
-        "frames_at_once",
-        default=FRAMES_AT_ONCE,
-        min=1,
-        max=MAX_FRAMES_AT_ONCE,
-        optional=True,
-        advanced=True,
-        tooltip=(
-            "Pictures of a batch that are restored together. More are faster on a graphics card"
-            " while pictures are small, and need as many times the memory; noise stays the same."
-        ),
-    )
-
-
-def keep_grey_input() -> io.Boolean.Input:
-    """Return the input for whether black and white pictures stay so."""
-    return io.Boolean.Input(
-        "keep_grey",
-        default=True,
-        optional=True,
-        advanced=True,
-        tooltip=(
-            "A black and white picture comes out black and white, also from an RGB file. Off leaves"
-            " the tints that the model gives it."
-        ),
-    )
+CATEGORY = "restoration/ResShift"
 
 
 class ResShiftRestoreImage(io.ComfyNode):
@@ -86,7 +60,7 @@ class ResShiftRestoreImage(io.ComfyNode):
                     "image", tooltip="One or more images; alpha is kept and enlarged with them."
                 ),
                 seed_input(),
-                steps_input(),
+                resshift_steps_input(),
                 randomness_input(),
                 io.Combo.Input(
                     "color_fix",

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..pipelines.conditioning import prepare_resshift
-from ..pipelines.noise import BATCH_NOISES, BatchNoise
-from ..pipelines.sampling import (
+from ..pipelines.noise import BatchNoise, PictureSeeds
+from ..pipelines.resshift_conditioning import prepare_resshift
+from ..pipelines.resshift_sampling import (
     patch_schedule,
     residual_shift_sampler,
     residual_shift_sigmas,
@@ -18,78 +18,17 @@ from ..pipelines.sampling import (
 from ..samplers.chain import PREDICT_TYPES, PredictType
 from ..samplers.schedules import SPACINGS, ResShiftSchedule, Spacing
 from .messages import names_its_node
+from .widgets import (
+    MAX_STEPS,
+    batch_noise_input,
+    randomness_input,
+    resshift_steps_input,
+    seed_input,
+    start_image_input,
+)
 
 CATEGORY = "restoration/ResShift"
 KEEP: Literal["as loaded"] = "as loaded"
-MAX_SEED = 0xFFFFFFFFFFFFFFFF
-MAX_STEPS = 1000
-
-
-def steps_input() -> io.Int.Input:
-    """Return the input for the number of network calls."""
-    return io.Int.Input(
-        "steps",
-        default=0,
-        min=0,
-        max=MAX_STEPS,
-        tooltip=(
-            "Network calls. 0 takes as many as the model was made for (4, 15, or 1 for SinSR),"
-            " which is best; fewer are faster, more change little."
-        ),
-    )
-
-
-def seed_input() -> io.Int.Input:
-    """Return the input for the seed."""
-    return io.Int.Input(
-        "seed",
-        default=0,
-        min=0,
-        max=MAX_SEED,
-        control_after_generate=True,
-        tooltip="The same seed gives the same picture; another seed other fine texture.",
-    )
-
-
-def randomness_input() -> io.Float.Input:
-    """Return the input for the share of fresh noise in each step."""
-    return io.Float.Input(
-        "randomness",
-        default=1.0,
-        min=0.0,
-        max=1.0,
-        step=0.05,
-        tooltip=(
-            "1 is the published chain. Lower draws less fresh noise in each step; 0 draws none"
-            " after the start, for calmer texture."
-        ),
-    )
-
-
-def batch_noise_input() -> io.Combo.Input:
-    """Return the input for how noise differs in a batch."""
-    return io.Combo.Input(
-        "batch_noise",
-        options=list(BATCH_NOISES),
-        default=BATCH_NOISES[0],
-        advanced=True,
-        tooltip=(
-            "Picture number k of a batch draws its noise from seed + k, or every picture from the"
-            " seed itself, which steadies the frames of a video a little."
-        ),
-    )
-
-
-def start_image_input() -> io.Image.Input:
-    """Return the input for another picture to start from."""
-    return io.Image.Input(
-        "start_image",
-        optional=True,
-        tooltip=(
-            "A picture of the result's size to start from, such as another upscaler's; without it"
-            " the model starts from its own, or from the plain enlargement."
-        ),
-    )
 
 
 class ResShiftModelSampling(io.ComfyNode):
@@ -253,7 +192,7 @@ class ResidualShiftSampler(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="From ResShift Conditioning."),
                 io.Latent.Input("latent_image", tooltip="From ResShift Conditioning."),
                 seed_input(),
-                steps_input(),
+                resshift_steps_input(),
                 randomness_input(),
                 batch_noise_input(),
             ],
@@ -278,10 +217,9 @@ class ResidualShiftSampler(io.ComfyNode):
                 model,
                 positive,
                 latent_image,
-                seed=seed,
+                seeds=PictureSeeds(seed, batch_noise),
                 steps=steps,
                 randomness=randomness,
-                batch_noise=batch_noise,
             )
         )
 
@@ -306,7 +244,9 @@ class ResidualShiftSamplerSelect(io.ComfyNode):
     @names_its_node
     def execute(cls, randomness: float, batch_noise: BatchNoise) -> io.NodeOutput:
         """Make the sampler."""
-        return io.NodeOutput(residual_shift_sampler(randomness, batch_noise))
+        return io.NodeOutput(
+            residual_shift_sampler(randomness, PictureSeeds(batch_noise=batch_noise))
+        )
 
 
 class ResidualShiftScheduler(io.ComfyNode):
@@ -323,7 +263,7 @@ class ResidualShiftScheduler(io.ComfyNode):
             search_aliases=["resshift", "sigmas", "scheduler"],
             inputs=[
                 io.Model.Input("model", tooltip="A ResShift model."),
-                steps_input(),
+                resshift_steps_input(),
                 io.Combo.Input(
                     "spacing",
                     options=list(SPACINGS),

@@ -14,7 +14,6 @@ from ..pipelines.faces import FaceChoice, choose_faces
 from ..pipelines.noise import BatchNoise
 from ..pipelines.restore_diffbir import DiffBIRWeights
 from ..pipelines.restore_faces import diffbir_or_resshift, restore_faces
-from .diffbir_sampling import preset_input
 from .faces import (
     CATEGORY,
     FaceLandmarksType,
@@ -28,7 +27,7 @@ from .faces import (
     strength_input,
 )
 from .messages import names_its_node
-from .resshift_sampling import batch_noise_input, seed_input, steps_input
+from .widgets import batch_noise_input, preset_input, resshift_steps_input, seed_input
 
 
 class RestorationFacePhoto(io.ComfyNode):
@@ -83,7 +82,7 @@ class RestorationFacePhoto(io.ComfyNode):
                 mask_kind_input(),
                 choice_input(),
                 index_input(),
-                steps_input(),
+                resshift_steps_input(),
                 eye_distance_input(),
                 size_input("and at most so large for a model that enlarges"),
                 batch_noise_input(),

@@ -6,60 +6,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..pipelines.tiles import TILE_CHOICES, TILES, TileChoice, patch_tiles
+from ..pipelines.tiles import TileChoice, patch_tiles
 from ..samplers.tiles import TILE_BLENDS, TileBlend
 from .messages import names_its_node
+from .widgets import tile_choice_input, tile_input, tile_overlap_input
 
 CATEGORY = "restoration/image"
-MAX_TILE = 8192
-
-
-def tile_input(*, advanced: bool = True) -> io.Int.Input:
-    """Return the input for the side of a tile."""
-    return io.Int.Input(
-        "tile",
-        default=TILES.tile,
-        min=64,
-        max=MAX_TILE,
-        step=64,
-        advanced=advanced,
-        tooltip=(
-            "Side of a tile in pixels of the result, rounded up to what the network needs. Smaller"
-            " tiles need less memory and see less of the picture; DiffBIR's own value is 512."
-        ),
-    )
-
-
-def tile_overlap_input(*, advanced: bool = True) -> io.Int.Input:
-    """Return the input for the overlap of tiles."""
-    return io.Int.Input(
-        "tile_overlap",
-        default=TILES.overlap,
-        min=0,
-        max=MAX_TILE,
-        step=8,
-        advanced=advanced,
-        tooltip=(
-            "Pixels that neighbouring tiles share. A quarter of a tile hides the seams; more takes"
-            " longer; DiffBIR's own value is half a tile."
-        ),
-    )
-
-
-def tile_choice_input(*, advanced: bool = True) -> io.Combo.Input:
-    """Return the input for where the side of a tile comes from."""
-    return io.Combo.Input(
-        "tile_choice",
-        options=list(TILE_CHOICES),
-        default=TILE_CHOICES[0],
-        optional=True,
-        advanced=advanced,
-        tooltip=(
-            "'fixed' takes the tile above, so the same settings give the same picture everywhere."
-            " 'auto (by memory)' takes the largest tile that fits into free memory, so results"
-            " differ between machines."
-        ),
-    )
 
 
 class RestorationTiles(io.ComfyNode):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import comfy.k_diffusion.sampling
@@ -18,10 +18,10 @@ from torch import Tensor
 from ..samplers.discrete import EDM_FIRST_SIGMA, edm_sigmas, spaced_sigmas
 from ..samplers.guidance import rescaled_cfg_scale
 from ..samplers.spaced import sample_spaced
-from .control import CONDITION_KEY, LATENT_CHANNELS
+from .diffbir_conditioning import CONDITION_KEY, LATENT_CHANNELS
 from .diffbir_presets import DiffBIRPreset
 from .latent_guidance import LatentGuidance, patch_latent_guidance
-from .noise import BatchNoise, noise_places, picture_generators, step_noise_sampler
+from .noise import WHOLE_BATCH, PictureSeeds, seeds_of_run, step_noise_sampler
 from .own_pictures import own_pictures
 from .sampling import sample_latent
 
@@ -52,6 +52,45 @@ def run_sampler(preset: DiffBIRPreset, sampler: str) -> str:
     return preset.sampler if sampler == OFFICIAL else sampler
 
 
+def preset_guidance(
+    preset: DiffBIRPreset,
+    sampler: str,
+    scale: float,
+    fidelity: float,
+    *,
+    start_percent: float = 0.0,
+    end_percent: float = 1.0,
+    repeat: int = 1,
+    clamp: bool = False,
+) -> LatentGuidance:
+    """Return latent guidance by the rule of a preset's version.
+
+    The official moves go beyond the target at early steps, which only the spaced sampler bears;
+    with every other no move does, whatever `clamp` is.
+
+    Args:
+        preset: Settings of the version.
+        sampler: `official`, `spaced` or one of ComfyUI's.
+        scale: See `LatentGuidance`, as what follows.
+        fidelity: The same.
+        start_percent: The same.
+        end_percent: The same.
+        repeat: The same.
+        clamp: The same.
+    Raises:
+        ValueError: If a number is out of range.
+    """
+    return LatentGuidance(
+        scale,
+        fidelity,
+        preset.guidance_version,
+        start_percent,
+        end_percent,
+        repeat=repeat,
+        clamp=clamp or run_sampler(preset, sampler) != SPACED,
+    )
+
+
 def spaced_run_sigmas(model: Any, steps: int) -> Tensor:
     """Return the SIGMAS of DiffBIR's spaced sampler on a MODEL.
 
@@ -76,16 +115,13 @@ def spaced_run_sigmas(model: Any, steps: int) -> Tensor:
     return spaced_sigmas(sigmas.cpu(), steps)
 
 
-def spaced_sampler(
-    batch_noise: BatchNoise = "different per image", places: Sequence[int] | None = None
-) -> Sampler:
+def spaced_sampler(seeds: PictureSeeds = WHOLE_BATCH) -> Sampler:
     """Return DiffBIR's spaced sampler as a SAMPLER, exact also at zero terminal SNR.
 
     Args:
-        batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
-        places: Place of each picture in the whole batch; None for a whole batch.
+        seeds: How pictures draw their noise; the seed is that of the run.
     """
-    return Sampler(_sample_spaced, extra_options={"batch_noise": batch_noise, "places": places})
+    return Sampler(_sample_spaced, extra_options={"seeds": seeds})
 
 
 def patch_dynamic_cfg(model: Any) -> Any:
@@ -112,7 +148,7 @@ def sample_diffbir(
     latent: dict[str, Any],
     *,
     preset: DiffBIRPreset,
-    seed: int,
+    seeds: PictureSeeds,
     steps: int = 0,
     cfg: float = 0.0,
     sampler: str = OFFICIAL,
@@ -120,8 +156,6 @@ def sample_diffbir(
     guidance: LatentGuidance = NO_GUIDANCE,
     guidance_target: dict[str, Any] | Tensor | None = None,
     vae: Any = None,
-    batch_noise: BatchNoise = "different per image",
-    first: int = 0,
     callback: Callable[[int, Tensor, Tensor, int], None] | None = None,
 ) -> dict[str, Any]:
     """Return the latent that DiffBIR's second stage makes.
@@ -134,7 +168,7 @@ def sample_diffbir(
         latent: Where sampling starts: an empty latent is the official start from noise, another is
             noised to the first sigma; a noise mask in it is honoured.
         preset: Settings of the version that the weights belong to.
-        seed: Decides all noise.
+        seeds: Decide all noise; places that the latent tells go before theirs.
         steps: Network calls; 0 means the preset's.
         cfg: Scale of classifier-free guidance; 0 means the preset's.
         sampler: `official`, `spaced` or one of ComfyUI's.
@@ -143,8 +177,6 @@ def sample_diffbir(
         guidance: Latent guidance, none by default.
         guidance_target: LATENT or IMAGE it pulls to; None takes the condition that `positive` holds.
         vae: The model's VAE; needed where `guidance_target` is an image.
-        batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
-        first: Place of the first picture in the whole batch, where the latent does not tell.
         callback: Called after each step; by default the node's progress bar and preview.
     Raises:
         ValueError: If the MODEL is not an SD 2.x model, an input does not fit it, or it cannot be
@@ -166,12 +198,10 @@ def sample_diffbir(
         positive,
         negative,
         latent,
-        _sampler(sampler, batch_noise, noise_places(latent, first)),
+        _sampler(sampler, seeds.of_latent(latent)),
         sigmas,
-        seed=seed,
+        seeds=seeds,
         cfg=cfg or preset.cfg,
-        batch_noise=batch_noise,
-        first=first,
         callback=callback,
         start_noise=lambda noise, samples: _start_noise(model, preset, noise, samples, sigmas),
     )
@@ -304,16 +334,15 @@ def _start_noise(
     return noise * (sigma / spread)
 
 
-def _sampler(name: str, batch_noise: BatchNoise, places: Sequence[int]) -> comfy.samplers.Sampler:
+def _sampler(name: str, seeds: PictureSeeds) -> comfy.samplers.Sampler:
     if name == SPACED:
-        return spaced_sampler(batch_noise, places)
+        return spaced_sampler(seeds)
     stock = comfy.samplers.sampler_object(name)
     if not isinstance(stock, Sampler):
         return stock
     if "noise_sampler" not in inspect.signature(stock.sampler_function).parameters:
         return stock
-    options = {"sampler_function": stock.sampler_function, **stock.extra_options}
-    options |= {"batch_noise": batch_noise, "places": places}
+    options = {"sampler_function": stock.sampler_function, **stock.extra_options, "seeds": seeds}
     return Sampler(_sample_stock, options, stock.inpaint_options)
 
 
@@ -325,8 +354,7 @@ def _sample_spaced(
     callback: Callable[[dict[str, Any]], None] | None = None,
     disable: bool | None = None,
     *,
-    batch_noise: BatchNoise,
-    places: Sequence[int] | None,
+    seeds: PictureSeeds,
 ) -> Tensor:
     extra_args = extra_args or {}
     sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
@@ -339,7 +367,7 @@ def _sample_spaced(
         callback,
         disable,
         zero_snr_start=from_noise and _kind(sampling) == ("v", True),
-        noise_sampler=step_noise_sampler(x, extra_args.get("seed") or 0, batch_noise, places),
+        noise_sampler=step_noise_sampler(x, seeds_of_run(seeds, extra_args)),
     )
 
 
@@ -352,13 +380,12 @@ def _sample_stock(
     disable: bool | None = None,
     *,
     sampler_function: Callable[..., Tensor],
-    batch_noise: BatchNoise,
-    places: Sequence[int] | None,
+    seeds: PictureSeeds,
     **options: Any,
 ) -> Tensor:
     """Run a sampler of ComfyUI with noise that depends on each picture's own seed."""
     extra_args = extra_args or {}
-    noise_sampler = _path_noise_sampler(x, sigmas, extra_args.get("seed") or 0, batch_noise, places)
+    noise_sampler = _path_noise_sampler(x, sigmas, seeds_of_run(seeds, extra_args))
     return sampler_function(
         model,
         x,
@@ -372,19 +399,18 @@ def _sample_stock(
 
 
 def _path_noise_sampler(
-    x: Tensor, sigmas: Tensor, seed: int, batch_noise: BatchNoise, places: Sequence[int] | None
+    x: Tensor, sigmas: Tensor, seeds: PictureSeeds
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a noise sampler in which steps of any length share one path of each picture.
 
     A path tells nothing of an interval of no length, which samplers of two stages whose first ends
     where the step ends ask for and then multiply by 0.
     """
-    generators = picture_generators(seed, batch_noise, range(len(x)) if places is None else places)
     along_path = comfy.k_diffusion.sampling.BrownianTreeNoiseSampler(
         x,
         sigmas[sigmas > 0].min(),
         sigmas.max(),
-        seed=[generator.initial_seed() for generator in generators],
+        seed=[generator.initial_seed() for generator in seeds.generators(len(x))],
         cpu=True,
     )
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..images.color import ColorFix, fix_color, is_grey, without_color
 from ..images.conversion import (
+    check_count,
     check_image,
     collect_pictures,
     image_to_planes,
@@ -30,7 +31,7 @@ def correct_color(image: Tensor, reference: Tensor, method: ColorFix) -> Tensor:
     """
     check_image(image)
     check_image(reference, "'reference'")
-    _check_count(reference, image, "reference")
+    check_count(len(reference), len(image), "'reference'")
 
     def corrected(k: int) -> Tensor:
         planes, alpha = image_to_planes(image[k : k + 1])
@@ -97,7 +98,7 @@ def finish_restoration(
     for given, other in others.items():
         if other is not None:
             check_image(other, f"'{given}'")
-            _check_count(other, image, given)
+            check_count(len(other), len(image), f"'{given}'")
     if mask is not None and is_stand_in(mask, height, width):
         raise ValueError(
             "'mask' is the empty one that Load Image gives with a picture without transparency."
@@ -106,7 +107,7 @@ def finish_restoration(
         )
     masks = None if mask is None else mask.reshape(-1, *mask.shape[-2:])
     if masks is not None:
-        _check_count(masks, image, "mask")
+        check_count(len(masks), len(image), "'mask'", "masks")
     new_width, new_height = output_width or width, output_height or height
     if output_height and not output_width:
         new_width = max(1, round(width * output_height / height))
@@ -140,16 +141,18 @@ def _put_back(planes: Tensor, original: Tensor, mask: Tensor) -> Tensor:
     return planes * hole + known.to(planes) * (1 - hole)
 
 
-def _check_count(other: Tensor, image: Tensor, name: str) -> None:
-    if len(other) not in (1, len(image)):
-        raise ValueError(
-            f"'{name}' has {len(other)} pictures for {len(image)} images; give one or as many."
-        )
-
-
 def _picture(images: Tensor, k: int) -> Tensor:
     """Return picture k of a batch, or the only one, as a batch of one."""
     return images if len(images) == 1 else images[k : k + 1]
+
+
+def with_alpha_of(pictures: Tensor, restored: Tensor) -> Tensor:
+    """Return restored pictures with the alpha of the ones they came from, enlarged, if any."""
+    _, alpha = image_to_planes(pictures)
+    if alpha is None:
+        return restored
+    plane = enlarge_alpha(alpha, *restored.shape[1:3]).movedim(1, -1)
+    return torch.cat([restored, plane.to(restored)], dim=-1)
 
 
 def enlarge_alpha(alpha: Tensor, height: int, width: int) -> Tensor:

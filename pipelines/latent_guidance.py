@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from ..images.conversion import check_image, image_to_planes, planes_to_image
+from ..images.conversion import check_count, check_image, image_to_planes, planes_to_image
 from ..model_loaders.resshift_sampling import ResShiftSampling
 from ..samplers.guidance import (
     GUIDANCE_VERSIONS,
@@ -29,7 +29,7 @@ from ..samplers.guidance import (
     next_sigma,
     posterior_mean_weight,
 )
-from .control import check_vae_is_there
+from .diffbir_conditioning import check_vae_is_there
 from .memory import is_out_of_memory
 from .tiled_decoding import TiledDecoder
 from .tiles import Grid, Window, current_tile
@@ -209,11 +209,8 @@ def _target_for(
     if pixels is not None:
         pixels = pixels.to(patcher.load_device)
     for part in (latent, pixels):
-        if part is not None and len(part) not in (1, len(noise)):
-            raise ValueError(
-                f"the guidance has {len(part)} targets for {len(noise)} pictures; give one, or one"
-                " for each."
-            )
+        if part is not None:
+            check_count(len(part), len(noise), "the guidance", "targets")
     return _Target(latent, pixels)
 
 

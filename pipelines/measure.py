@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..images.color import luminance
-from ..images.conversion import image_to_planes
+from ..images.conversion import check_count, image_to_planes
 from ..images.metrics import SSIM_WINDOW, channel_ssim, gmsd, psnr
 from ..images.niqe import niqe
 
@@ -165,11 +165,7 @@ def _fit(image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
             f"'image' is {planes.shape[-1]}x{planes.shape[-2]} and 'reference'"
             f" {target.shape[-1]}x{target.shape[-2]}; resize one to the size of the other."
         )
-    if target.shape[0] not in (1, planes.shape[0]):
-        raise ValueError(
-            f"'reference' has {target.shape[0]} pictures for {planes.shape[0]} images; give one or"
-            " as many."
-        )
+    check_count(len(target), len(planes), "'reference'")
     return planes, target.expand(planes.shape[0], -1, -1, -1)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import comfy.model_management
 import torch
 
+from ..images.padding import multiple_above
+
 # ComfyUI joins the branches of a step where so many times the estimate is free.
 MARGIN = 1.5
 
@@ -77,7 +79,7 @@ def largest_side(needed: Callable[[int], float], room: float, longest: int, mult
         longest: Longer side of the picture; no tile is larger than what covers it.
         multiple: What sides are multiples of, and the least side, whether or not it fits.
     """
-    side = -(-longest // multiple) * multiple
+    side = multiple_above(longest, multiple)
     while side > multiple and MARGIN * needed(side) > room:
         side -= multiple
     return side

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,30 +15,42 @@ BATCH_NOISES: tuple[str, ...] = get_args(BatchNoise)
 SEED_COUNT = 1 << 64
 
 
-def noise_places(latent: dict[str, Any], first: int = 0) -> list[int]:
-    """Return the places of a LATENT's pictures in the whole batch, which decide their noise.
+@dataclass(frozen=True)
+class PictureSeeds:
+    """The seed from which each picture of a batch draws its noise.
 
-    Args:
-        latent: LATENT; nodes that take pictures out of a batch leave their places in it.
-        first: Place of the first picture where they did not.
-    """
-    count = len(latent["samples"])
-    index = latent.get("batch_index")
-    return list(range(first, first + count)) if index is None else list(index)
-
-
-def picture_generators(
-    seed: int, batch_noise: BatchNoise, places: Iterable[int]
-) -> list[torch.Generator]:
-    """Return a generator for each picture of a batch.
-
-    Args:
+    Attributes:
         seed: Seed of the node.
-        batch_noise: Whether the picture at place k takes `seed + k` or every picture `seed`.
-        places: Place of each picture in the whole batch.
+        batch_noise: Whether the picture at place k draws from `seed + k` or every one from `seed`.
+        places: Place of each picture in the whole batch; None for a whole batch, in its order.
     """
-    offsets = [0 if batch_noise == "same for all" else place for place in places]
-    return [torch.Generator().manual_seed((seed + offset) % SEED_COUNT) for offset in offsets]
+
+    seed: int = 0
+    batch_noise: BatchNoise = "different per image"
+    places: Sequence[int] | None = None
+
+    def moved_by(self, offset: int) -> PictureSeeds:
+        """Return seeds further on by a number, counted around from the largest to 0."""
+        return replace(self, seed=(self.seed + offset) % SEED_COUNT)
+
+    def of_latent(self, latent: dict[str, Any]) -> PictureSeeds:
+        """Return the seeds of a LATENT's pictures, whose places it may tell.
+
+        Nodes that take pictures out of a batch leave their places in the LATENT.
+        """
+        index = latent.get("batch_index")
+        return self if index is None else replace(self, places=tuple(index))
+
+    def generators(self, count: int) -> list[torch.Generator]:
+        """Return a generator for each of the batch's `count` pictures, on the CPU."""
+        places = range(count) if self.places is None else self.places
+        offsets = [0 if self.batch_noise == "same for all" else place for place in places]
+        return [
+            torch.Generator().manual_seed((self.seed + offset) % SEED_COUNT) for offset in offsets
+        ]
+
+
+WHOLE_BATCH = PictureSeeds()
 
 
 def draw_noise(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
@@ -49,15 +62,13 @@ def draw_noise(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
     """
     shape = like.shape[1:]
     pictures = [torch.randn(shape, generator=generator) for generator in generators]
-    noise = torch.stack(pictures)
+    noise = torch.stack(pictures)  # (B, C, H, W)
     if like.device.type == "cuda":  # from other memory the host would wait for the copy
         return noise.pin_memory().to(like.device, non_blocking=True)
     return noise.to(like.device)
 
 
-def step_noise_sampler(
-    x: Tensor, seed: int, batch_noise: BatchNoise, places: Iterable[int] | None = None
-) -> Callable[[Tensor, Tensor], Tensor]:
+def step_noise_sampler(x: Tensor, seeds: PictureSeeds) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a noise sampler for the steps of a run.
 
     A picture's stream is its start noise, then a draw for each step, so the first draw, which is
@@ -65,17 +76,19 @@ def step_noise_sampler(
 
     Args:
         x: `(B, C, H, W)` state of the run.
-        seed: Seed of the run.
-        batch_noise: See `picture_generators`.
-        places: Place of each picture in the whole batch; None for a whole batch.
+        seeds: Seeds of its pictures.
     """
     generators: list[torch.Generator] = []
 
     def sample(sigma: Tensor, sigma_next: Tensor) -> Tensor:
         if not generators:  # runs of one step, or without randomness, draw nothing
-            pictures = range(len(x)) if places is None else places
-            generators.extend(picture_generators(seed, batch_noise, pictures))
+            generators.extend(seeds.generators(len(x)))
             draw_noise(generators, x.new_empty(x.shape, device="cpu"))
         return draw_noise(generators, x)
 
     return sample
+
+
+def seeds_of_run(seeds: PictureSeeds, extra_args: dict[str, Any] | None) -> PictureSeeds:
+    """Return the seeds of a sampler's run, whose seed ComfyUI tells in the `extra_args`."""
+    return replace(seeds, seed=(extra_args or {}).get("seed") or 0)

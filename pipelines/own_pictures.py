@@ -10,7 +10,7 @@ from torch import Tensor
 from ..model_loaders.la_control import ControlHint
 from ..model_loaders.resshift_model import LATENT_KEY, LQ_KEY, MASK_KEY
 from ..samplers.places import places_in_batch
-from .control import CONDITION_KEY
+from .diffbir_conditioning import CONDITION_KEY
 
 # What a conditioning holds for each picture.
 PICTURE_KEYS = (LATENT_KEY, LQ_KEY, MASK_KEY, CONDITION_KEY)

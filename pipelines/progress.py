@@ -19,10 +19,9 @@ class RunProgress:
     """
 
     def __init__(self, model: Any, total: int):
-        self.model = model
         self.total = total
         self.bar = comfy.utils.ProgressBar(total)
-        self.previewer: list[Any] = []
+        self.previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
     def move(self, done: int, preview: Any = None) -> None:
         """Say how many steps are done."""
@@ -32,17 +31,11 @@ class RunProgress:
         self, done: int, pictures: int = 1
     ) -> Callable[[int, Tensor, Tensor, int], None]:
         """Return the callback of a run of several pictures that begins after `done` steps."""
-        if not self.previewer:  # looked up late: the first encoding fits how latents are drawn
-            previewer = latent_preview.get_previewer(
-                self.model.load_device, self.model.model.latent_format
-            )
-            self.previewer.append(previewer)
-        (previewer,) = self.previewer
 
         def callback(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
             preview = None
-            if previewer is not None:
-                preview = previewer.decode_latent_to_preview_image("JPEG", denoised)
+            if self.previewer is not None:
+                preview = self.previewer.decode_latent_to_preview_image("JPEG", denoised)
             self.move(done + (step + 1) * pictures, preview)
 
         return callback

@@ -13,7 +13,7 @@ from ..images.color import ColorFix
 from ..images.conversion import check_image, collect_pictures, planes_to_image
 from ..images.resize import Rounding, scaled_size, short_edge_size
 from ..images.transparency import visible_planes
-from .control import (
+from .diffbir_conditioning import (
     LATENT_RATIO,
     SIZE_MULTIPLE_PX,
     Start,
@@ -23,11 +23,11 @@ from .control import (
 )
 from .diffbir_presets import DiffBIRPreset
 from .diffbir_sampling import NO_GUIDANCE, OFFICIAL, check_sd2, sample_diffbir
-from .finish import finish_restoration
+from .finish import finish_restoration, with_alpha_of
+from .frames import FRAMES_AT_ONCE, check_frames_at_once
 from .latent_guidance import LatentGuidance
-from .noise import BatchNoise
+from .noise import BatchNoise, PictureSeeds
 from .progress import RunProgress
-from .restore import FRAMES_AT_ONCE, check_frames_at_once, with_alpha_of
 from .stage_one import SHORT_EDGE_PX, Rules, check_network, remove_degradation, stage_one_tile
 from .stage_one import SIZE_MULTIPLE_PX as STAGE_ONE_MULTIPLE_PX
 from .tiles import DIFFBIR_TILINGS, TILES, TiledVAE, TileSettings, patch_tiles
@@ -167,6 +167,10 @@ def restore_with_diffbir(
         )
         done += len(pictures)
         parts = [slice(k, k + frames_at_once) for k in range(0, len(pictures), frames_at_once)]
+        seeds = [
+            PictureSeeds(seed, batch_noise, range(first, first + len(pictures))[part])
+            for part in parts
+        ]
         inputs = [
             prepare_diffbir(
                 positive,
@@ -178,12 +182,10 @@ def restore_with_diffbir(
                 noise_aug=noise_aug,
                 zero_snr=preset.zero_snr,
                 start=start,
-                seed=seed,
-                batch_noise=batch_noise,
-                first=first + part.start,
+                seeds=own_seeds,
                 multiple=_padding_multiple(cleaned.image, tiles),
             )
-            for part in parts
+            for part, own_seeds in zip(parts, seeds, strict=True)
         ]
         sampled = [
             sample_diffbir(
@@ -192,20 +194,18 @@ def restore_with_diffbir(
                 prepared.negative,
                 prepared.latent,
                 preset=preset,
-                seed=seed,
+                seeds=own_seeds,
                 steps=steps,
                 cfg=cfg,
                 sampler=sampler,
                 scheduler=scheduler,
                 guidance=guidance,
                 vae=vae,
-                batch_noise=batch_noise,
-                first=first + part.start,
                 callback=progress.steps_after(
                     done + run_steps * part.start, len(cleaned.image[part])
                 ),
             )
-            for part, prepared in zip(parts, inputs, strict=True)
+            for part, prepared, own_seeds in zip(parts, inputs, seeds, strict=True)
         ]
         finished = (
             with_alpha_of(

@@ -15,13 +15,13 @@ from ..images.face_masks import FaceMask
 from ..images.face_places import FacePlace, FacePlaces
 from ..images.padding import multiple_above
 from ..images.resize import resize_bicubic
-from .conditioning import resshift_model
 from .diffbir_presets import DiffBIRPreset
 from .faces import aligned_faces, blend_faces, check_background
 from .latent_guidance import LatentGuidance, patch_latent_guidance
-from .noise import SEED_COUNT, BatchNoise
-from .restore import restore_with_resshift
+from .noise import BatchNoise, PictureSeeds
+from .resshift_conditioning import resshift_model
 from .restore_diffbir import DiffBIRWeights, restore_with_diffbir
+from .restore_resshift import restore_with_resshift
 
 # Between the seeds of the faces of one picture, far from those of the pieces of a picture.
 FACE_SEED_STEP = 1 << 40
@@ -163,9 +163,9 @@ def restore_faces(
         for place, face in zip(places.faces, aligned, strict=True):
             comfy.model_management.throw_exception_if_processing_interrupted()
             offset = place.picture if batch_noise == "different per image" else 0
-            own_seed = seed + offset + before[place.picture] * FACE_SEED_STEP
+            seeds = PictureSeeds(seed).moved_by(offset + before[place.picture] * FACE_SEED_STEP)
             before[place.picture] += 1
-            made = restorer.restore(planes_to_image(face[None]), own_seed % SEED_COUNT)
+            made = restorer.restore(planes_to_image(face[None]), seeds.seed)
             yield image_to_planes(made)[0][0].cpu()
 
     return blend_faces(behind, places, restored(), strength=strength, mask=mask, allowed=allowed)

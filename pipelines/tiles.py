@@ -19,6 +19,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import get_additional_models
 from torch import Tensor
 
+from ..images.padding import multiple_above
 from ..model_loaders.resshift_model import ResShiftModel
 from ..samplers.tiles import TileBlend, blend_weights, merge_tiles, sliding_windows
 from .memory import MARGIN, is_out_of_memory, largest_side, room_beside
@@ -175,8 +176,8 @@ def patch_tiles(
             f"'tile_overlap' is {overlap}; it must be less than 'tile', {tile}. A quarter of it is"
             " usual."
         )
-    ratio, multiple = _grid(model.model)
-    side = None if choice != "fixed" else _round_up(-(-tile // ratio), multiple)
+    ratio, multiple = _latent_units(model.model)
+    side = None if choice != "fixed" else multiple_above(-(-tile // ratio), multiple)
     patched = model.clone()
     tiles = _Tiles(side, -(-overlap // ratio), multiple, ratio, blend)
     patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, tiles.calc_cond_batch)
@@ -224,11 +225,11 @@ class TiledVAE:
         grid = self._grid(size, ratio, needed)
         if grid is None:
             return self.vae.encode(pixels)
-        planes = pixels.movedim(-1, 1)
+        planes = pixels.movedim(-1, 1)  # (B, 3, H, W)
 
         def encoded(window: Window) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
-            return self.vae.encode(window.cut(planes, ratio).movedim(1, -1))
+            return self.vae.encode(window.cut(planes, ratio).movedim(1, -1))  # (B, C, h, w)
 
         return grid.merge(map(encoded, grid.windows))
 
@@ -247,7 +248,7 @@ class TiledVAE:
 
         def decoded(window: Window) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
-            return self.vae.decode(window.cut(samples)).movedim(-1, 1)
+            return self.vae.decode(window.cut(samples)).movedim(-1, 1)  # (B, 3, ratio h, ratio w)
 
         return grid.merge(map(decoded, grid.windows), ratio).movedim(1, -1)
 
@@ -273,17 +274,13 @@ class TiledVAE:
         return Grid(size, side, overlap, self.tiles.blend)
 
 
-def _grid(model: Any) -> tuple[int, int]:
+def _latent_units(model: Any) -> tuple[int, int]:
     """Return output pixels per latent pixel and what the sides of a tile are multiples of."""
     ratio = getattr(model.latent_format, "spacial_downscale_ratio", 8)
     multiple = UNET_MULTIPLE
     if isinstance(model, ResShiftModel):
         multiple = model.network_config.size_multiple
     return ratio, multiple
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
 
 
 class _Tiles:
@@ -343,8 +340,8 @@ class _Tiles:
         try:
             return self._in_tiles(executor, model, conds, x_in, timestep, model_options)
         except RuntimeError as error:
-            used = min(self.side, _round_up(max(x_in.shape[-2:]), self.multiple))
-            half = _round_up(max(self.multiple, used // 2), self.multiple)
+            used = min(self.side, multiple_above(max(x_in.shape[-2:]), self.multiple))
+            half = multiple_above(max(self.multiple, used // 2), self.multiple)
             if not is_out_of_memory(error) or not self.may_halve or half == used:
                 raise
             logger.warning(
@@ -418,18 +415,18 @@ class _Tiles:
             _prepare_hints(entry, x_in, timestep, model_options)
         height, width = windows[0].height, windows[0].width
         weights = self._weights(height, width, side - stride, x_in.device)
-        totals = [torch.zeros(x_in.shape, device=x_in.device) for _ in conds]
-        counts = torch.zeros(x_in.shape[-2:], device=x_in.device)
+        totals = [torch.zeros(x_in.shape, device=x_in.device) for _ in conds]  # (B, C, H, W) each
+        counts = torch.zeros(x_in.shape[-2:], device=x_in.device)  # (H, W)
         for group in _groups(windows, model, conds, x_in):
             options = self._options_for(group, model_options)
             comfy.model_management.throw_exception_if_processing_interrupted()
             controls: dict[int, Any] = {}
             cut = [_cut_branch(branch, group, x_in, controls) for branch in conds]
-            x = torch.cat([window.cut(x_in) for window in group])
+            x = torch.cat([window.cut(x_in) for window in group])  # (windows B, C, h, w)
             predicted = executor(model, cut, x, timestep.repeat(len(group)), options)
             for total, branch in zip(totals, predicted, strict=True):
                 for window, tile in zip(group, branch.chunk(len(group)), strict=True):
-                    window.cut(total).add_(tile * weights)
+                    window.cut(total).add_(tile * weights)  # (B, C, h, w)
             for window in group:
                 window.cut(counts).add_(weights)
         return [(total / counts).to(x_in.dtype) for total in totals]
@@ -547,7 +544,7 @@ def _cut_all(tensor: Tensor, group: list[Window], batch: int, ratio: int = 1) ->
     if len(group) > 1 and len(tensor) != batch:
         repeats = -(-batch // len(tensor))
         tensor = tensor.repeat(repeats, *(1 for _ in tensor.shape[1:]))[:batch]
-    return torch.cat([window.cut(tensor, ratio) for window in group])
+    return torch.cat([window.cut(tensor, ratio) for window in group])  # (windows B, C, h, w)
 
 
 # Control branches

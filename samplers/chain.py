@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 PredictType = Literal["xstart", "residual", "epsilon", "epsilon_scale"]
@@ -45,19 +44,9 @@ def posterior_step(
     return kept * x + (1 - kept) * x_0 + std * noise
 
 
-def scale_input(x: Tensor, eta: Tensor, kappa: float, *, in_latent: bool = True) -> Tensor:
-    """Return `x` divided by its spread, as the network takes it.
-
-    Args:
-        x: State of the chain.
-        eta: eta of the state.
-        kappa: Noise scale.
-        in_latent: Whether the chain runs on latents; chains on pixels divide by three deviations
-            plus the range instead.
-    """
-    if in_latent:
-        return x / (kappa**2 * eta + 1).sqrt()
-    return x / (3 * kappa * eta.sqrt() + 1)
+def scale_input(x: Tensor, eta: Tensor, kappa: float) -> Tensor:
+    """Return `x` divided by its spread, as the network takes it."""
+    return x / (kappa**2 * eta + 1).sqrt()
 
 
 def predict_x_0(
@@ -70,54 +59,3 @@ def predict_x_0(
         return y - output
     noise = output * kappa * eta.sqrt() if predict_type == "epsilon" else output
     return (x - noise - eta * y) / (1 - eta)
-
-
-def training_target(
-    predict_type: PredictType, x_0: Tensor, y: Tensor, noise: Tensor, eta: Tensor, kappa: float
-) -> Tensor:
-    """Return what a network of this predict type should output."""
-    if predict_type == "xstart":
-        return x_0
-    if predict_type == "residual":
-        return y - x_0
-    return noise if predict_type == "epsilon" else kappa * eta.sqrt() * noise
-
-
-def training_loss(
-    predict_type: PredictType,
-    output: Tensor,
-    target: Tensor,
-    index: Tensor,
-    eta: Tensor,
-    kappa: float,
-    *,
-    weighted: bool = False,
-) -> Tensor:
-    """Return the squared error of each sample, `(B,)`.
-
-    Args:
-        predict_type: What the network predicts.
-        output: Output of the network.
-        target: `training_target` of the batch.
-        index: `(B,)` int64 diffusion index of each sample.
-        eta: `(T,)` schedule.
-        kappa: Noise scale.
-        weighted: Whether to weight by the variational bound instead of evenly.
-    """
-    error = (target - output).square().mean(dim=(1, 2, 3))
-    eta_t = eta[index]
-    if predict_type == "epsilon_scale":
-        error = error / (kappa**2 * eta_t).to(error)
-    if weighted:
-        error = error * _bound_weight(predict_type, eta, kappa)[index].to(error)
-    return error
-
-
-def _bound_weight(predict_type: PredictType, eta: Tensor, kappa: float) -> Tensor:
-    eta_prev = torch.cat([eta.new_zeros(1), eta[:-1]])
-    alpha = eta - eta_prev
-    variance = kappa**2 * eta_prev * alpha / eta
-    variance = torch.cat([variance[1:2], variance[1:]])  # the first is 0: the second stands in
-    if predict_type in ("xstart", "residual"):
-        return 0.5 / variance * (alpha / eta) ** 2
-    return 0.5 / variance * (kappa * alpha / ((1 - eta) * eta.sqrt())) ** 2

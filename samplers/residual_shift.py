@@ -40,10 +40,11 @@ def residual_shift_step(
         randomness: 1 is the published chain; 0 is its deterministic member, which keeps the noise
             that is already in `x`; in between the shares mix with the marginals unchanged.
     """
+    # r = eta_prev / eta, raised towards 1 where less of the noise is drawn afresh
     eta_ratio = (sqrt_eta_from_sigma(sigma_next, kappa) / sqrt_eta_from_sigma(sigma, kappa)) ** 2
     kept = 1 - randomness * (1 - eta_ratio)
-    x = denoised + (sigma_next * kept.sqrt() / sigma) * (x - denoised)
-    return x + sigma_next * (1 - kept).sqrt() * noise
+    x = denoised + (sigma_next * kept.sqrt() / sigma) * (x - denoised)  # mean of eq. 7
+    return x + sigma_next * (1 - kept).sqrt() * noise  # its deviation
 
 
 def sample_residual_shift(
@@ -77,11 +78,13 @@ def sample_residual_shift(
     ends_clean = bool(sigmas[-1] == 0)  # read once: a look at each sigma would wait for the device
     for i in range(len(sigmas) - 1):
         sigma, sigma_next = sigmas[i], sigmas[i + 1]
-        denoised = model(x, sigma * ones, **extra_args)
+        # 1. Predict x_0
+        denoised = model(x, sigma * ones, **extra_args)  # (B, C, H, W)
         if callback is not None:
             callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
         if ends_clean and i == len(sigmas) - 2:
-            return denoised
+            return denoised  # eq. 7 at eta_prev = 0
+        # 2. Draw w_prev from q(w_prev | w, x_0), eq. 7
         noise = noise_sampler(sigma, sigma_next) if randomness > 0 else torch.zeros_like(x)
         x = residual_shift_step(x, denoised, noise, sigma, sigma_next, kappa, randomness)
     return x

@@ -5,7 +5,7 @@
 | eta, sqrt_eta | eta_t and its square root |
 | kappa | kappa, the noise scale |
 | sigma | kappa sqrt(eta) / (1 - eta), the noise level of w = (x - eta y) / (1 - eta) |
-| grid | sigma of every step of the training schedule, index 0 the least noisy |
+| trained | sigma of every step of the training schedule, index 0 the least noisy |
 
 Source: Yue et al. 2023 (arXiv 2307.12348), "Noise Schedule".
 """
@@ -53,7 +53,7 @@ class ResShiftSchedule:
             power=self.power,
         )
 
-    def grid(self) -> Tensor:
+    def trained_sigmas(self) -> Tensor:
         """Return `(T,)` float64 sigmas, strictly increasing."""
         return sigma_from_eta(self.eta(), self.kappa)
 
@@ -111,70 +111,70 @@ def one_minus_eta_from_sigma(sigma: Tensor, kappa: float) -> Tensor:
     return 2 * kappa / (kappa + (kappa**2 + 4 * sigma**2).sqrt())
 
 
-def dense_sigmas(grid: Tensor) -> Tensor:
-    """Return a table of at least 1024 sigmas that contains `grid`, for ComfyUI's schedulers.
+def dense_sigmas(trained: Tensor) -> Tensor:
+    """Return a table of at least 1024 sigmas that contains `trained`, for ComfyUI's schedulers.
 
     ComfyUI's schedulers pick entries of a model's table and repeat some when it has few, which
-    breaks multistep samplers. With N = T M entries `simple` at T steps hits the grid exactly.
+    breaks multistep samplers. With N = T M entries `simple` at T steps hits the trained exactly.
 
     Args:
-        grid: `(T,)` increasing sigmas.
+        trained: `(T,)` increasing sigmas.
     Returns:
-        `(T M,)` in the dtype of `grid`, M = ceil(1024 / T): `grid` at every M-th entry, logarithmic
-        between its entries and linear from 0 below the first.
+        `(T M,)` in the dtype of `trained`, M = ceil(1024 / T): `trained` at every M-th entry,
+        logarithmic between its entries and linear from 0 below the first.
     """
-    per_step = math.ceil(DENSE_ENTRIES / len(grid))
-    fraction = torch.arange(1, per_step + 1, dtype=grid.dtype) / per_step
-    below = grid[:1] * fraction  # (M,)
-    low, high = grid[:-1, None], grid[1:, None]
+    per_step = math.ceil(DENSE_ENTRIES / len(trained))
+    fraction = torch.arange(1, per_step + 1, dtype=trained.dtype) / per_step
+    below = trained[:1] * fraction  # (M,)
+    low, high = trained[:-1, None], trained[1:, None]
     between = low * (high / low) ** fraction  # (T - 1, M)
-    between[:, -1] = grid[1:]
+    between[:, -1] = trained[1:]
     return torch.cat([below, between.flatten()])
 
 
-def index_from_sigma(sigma: Tensor, grid: Tensor) -> Tensor:
-    """Return the diffusion index of `sigma`, fractional between entries of `grid`.
+def index_from_sigma(sigma: Tensor, trained: Tensor) -> Tensor:
+    """Return the diffusion index of `sigma`, fractional between entries of `trained`.
 
     Args:
         sigma: Any shape, >= 0.
-        grid: `(T,)` increasing sigmas on the device of `sigma`.
+        trained: `(T,)` increasing sigmas on the device of `sigma`.
     Returns:
         Like `sigma`, in [0, T - 1]: log-linear between entries, whole numbers within 1e-3 of an
         entry, so that rounding of a sigma never reaches the network.
     """
-    log_grid = grid.log()
-    log_sigma = sigma.clamp(min=grid[0], max=grid[-1]).log()
-    above = torch.searchsorted(grid, sigma.contiguous()).clamp(1, len(grid) - 1)
-    low, high = log_grid[above - 1], log_grid[above]
+    log_trained = trained.log()
+    log_sigma = sigma.clamp(min=trained[0], max=trained[-1]).log()
+    above = torch.searchsorted(trained, sigma.contiguous()).clamp(1, len(trained) - 1)
+    low, high = log_trained[above - 1], log_trained[above]
     index = above - 1 + (log_sigma - low) / (high - low)
     nearest = index.round()
     return torch.where((index - nearest).abs() < 1e-3, nearest, index)
 
 
-def sigma_from_index(index: Tensor, grid: Tensor) -> Tensor:
+def sigma_from_index(index: Tensor, trained: Tensor) -> Tensor:
     """Return the sigma of a fractional diffusion index in [0, T - 1], log-linear between entries."""
-    index = index.clamp(0, len(grid) - 1)
+    index = index.clamp(0, len(trained) - 1)
     low = index.floor().long()
     high = index.ceil().long()
     fraction = index - low
-    return grid[low] * (grid[high] / grid[low]) ** fraction
+    return trained[low] * (trained[high] / trained[low]) ** fraction
 
 
-def sampling_sigmas(grid: Tensor, steps: int, spacing: Spacing = "even") -> Tensor:
+def sampling_sigmas(trained: Tensor, steps: int, spacing: Spacing = "even") -> Tensor:
     """Return the sigmas of a run, from the noisiest down to the closing 0.
 
     Args:
-        grid: `(T,)` increasing sigmas of the trained schedule.
+        trained: `(T,)` increasing sigmas of the trained schedule.
         steps: Network calls; 0 means T. With `even`, fewer than T take evenly spread indices that
             include the last, 1 takes the last alone (SinSR), and more are log-interpolated.
         spacing: `official` keeps the indices int(T / steps k), k = 0 .. steps - 1, as the reference
             implementation's respacing does; its noisiest index is in general not the last.
     Returns:
-        `(steps + 1,)` in the dtype of `grid`.
+        `(steps + 1,)` in the dtype of `trained`.
     Raises:
         ValueError: If `steps` is negative, or larger than T with `official`.
     """
-    total = len(grid)
+    total = len(trained)
     if steps < 0:
         raise ValueError(f"steps must be 0 (all {total} of the model) or more, not {steps}.")
     steps = steps or total
@@ -185,13 +185,13 @@ def sampling_sigmas(grid: Tensor, steps: int, spacing: Spacing = "even") -> Tens
                 f" most {total}, not {steps}. Use spacing 'even' for more."
             )
         kept = sorted({int(total / steps * k) for k in range(steps)})
-        run = grid[torch.tensor(kept)]
+        run = trained[torch.tensor(kept)]
     elif steps == 1:
-        run = grid[-1:]
+        run = trained[-1:]
     elif steps <= total:
         kept = [round(k * (total - 1) / (steps - 1)) for k in range(steps)]
-        run = grid[torch.tensor(kept)]
+        run = trained[torch.tensor(kept)]
     else:
-        index = torch.arange(steps, dtype=grid.dtype) * (total - 1) / (steps - 1)
-        run = sigma_from_index(index, grid)
+        index = torch.arange(steps, dtype=trained.dtype) * (total - 1) / (steps - 1)
+        run = sigma_from_index(index, trained)
     return torch.cat([run.flip(0), run.new_zeros(1)])

@@ -87,12 +87,15 @@ def sample_spaced(
     ends = (levels[1:] == 0).tolist()
     for i in range(len(sigmas) - 1):
         sigma = sigmas[i]
-        denoised = model(x, sigma * ones, **extra_args)
+        # 1. Predict x_0
+        denoised = model(x, sigma * ones, **extra_args)  # (B, C, H, W)
         if i == 0 and zero_snr_start:
             denoised = velocity_clean(denoised, x, first)
         if callback is not None:
             callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+        # 2. Mean of the posterior, eq. 7
         x = denoised + kept[i] * (x - denoised) if kept[i] else denoised
+        # 3. Fresh noise of its variance, eq. 7
         if not ends[i]:
             x = x + spread[i] * noise_sampler(sigma, sigmas[i + 1])
     return x

@@ -110,7 +110,7 @@ def merge_tiles(
             weight = count.new_ones(1, 1) if weights is None else weights.to(count)
         rows = slice(row, row + tile.shape[-2])
         columns = slice(column, column + tile.shape[-1])
-        total[..., rows, columns] += tile * weight
+        total[..., rows, columns] += tile * weight  # (B, C, h, w)
         count[..., rows, columns] += weight
     return total.div_(count)
 

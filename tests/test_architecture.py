@@ -18,14 +18,17 @@ MAY_IMPORT = {  # our own parts, by the part that imports; a part may always imp
     "samplers": set(),
     "images": set(),
     "model_files": {"model_loaders"},
+    "folders": set(),
     "training": {"model_loaders", "networks", "samplers", "images", "pipelines", "benchmarks"},
     "benchmarks": {"model_loaders", "networks", "samplers", "images", "pipelines", "training"},
 }
+MAY_IMPORT["benchmarks"].add("folders")
 MAY_IMPORT["tests"] = {*MAY_IMPORT, "networks"} - {"__init__.py", "nodes"}
 OWN = {Path(name).stem for name in MAY_IMPORT} - {"__init__"}
 COMFY = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths"}
 COMFY |= {"latent_preview", "node_helpers", "nodes", "server"}
 MAY_IMPORT_COMFY = {"nodes", "pipelines", "model_loaders", "tests", "benchmarks", "training"}
+MAY_IMPORT_COMFY |= {"folders"}
 BUILDING_BLOCKS = ("comfy.ldm.modules", "comfy.ops", "comfy.patcher_extension")
 LIBRARIES = {"dev.py": set(), "samplers": {"torch"}, "images": {"torch", "numpy", "PIL"}}
 LIBRARIES["model_files"] = {"safetensors"}

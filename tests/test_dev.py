@@ -282,6 +282,11 @@ def test_a_child_is_stopped_when_the_work_fails():
             dev.run_models,
             ["get", "v2", "--folder", "x", "--convert"],
         ),
+        (
+            "folder w.json in out --limit 3 -- --cpu",
+            dev.run_folder,
+            ["w.json", "in", "out", "--limit", "3", "--cpu"],
+        ),
         ("demo", dev.run_demo, []),
     ],
 )
@@ -289,6 +294,14 @@ def test_what_dev_does_not_know_is_passed_on(line, command, extra):
     arguments = dev.parse_arguments(line.split())
     assert arguments.command is command
     assert arguments.extra == extra
+
+
+def test_a_folders_options_and_comfyuis_are_told_apart():
+    arguments = dev.parse_arguments(
+        ["folder", "w.json", "in", "out", "--set", "5.steps=4", "--", "--cpu"]
+    )
+    assert arguments.unknown == ["w.json", "in", "out", "--set", "5.steps=4"]
+    assert arguments.passed_on == ["--cpu"]
 
 
 def test_models_are_looked_for_in_the_comfyui_found_or_the_folder_named(tmp_path):

@@ -87,4 +87,4 @@ class CompactNet(nn.Module):
         for layer in self.body:
             x = layer(x)  # (B, features, H, W), the last (B, 3 scale scale, H, W)
         nearest = F.interpolate(image, scale_factor=self.config.scale, mode="nearest")
-        return F.pixel_shuffle(x, self.config.scale) + nearest
+        return F.pixel_shuffle(x, self.config.scale) + nearest  # (B, 3, scale H, scale W)

@@ -24,8 +24,8 @@ def relative_position_index(window_size: int) -> Tensor:
     Returns:
         `(N, N)` int64 with N = window_size squared, tokens row-major.
     """
-    rows, cols = _token_coordinates(window_size)
-    row_offset = rows[:, None] - rows[None, :] + window_size - 1
+    rows, cols = _token_coordinates(window_size)  # (N,) each
+    row_offset = rows[:, None] - rows[None, :] + window_size - 1  # (N, N)
     col_offset = cols[:, None] - cols[None, :] + window_size - 1
     return row_offset * (2 * window_size - 1) + col_offset
 
@@ -41,8 +41,8 @@ def shift_mask(window_size: int, shift: int) -> Tensor:
         `(N, N)` float32, 0 where attention is allowed and -100 where it is blocked.
     """
     _, cols = _token_coordinates(window_size)
-    wrapped = cols >= window_size - shift
-    return -100.0 * (wrapped[:, None] != wrapped[None, :]).float()
+    wrapped = cols >= window_size - shift  # (N,)
+    return -100.0 * (wrapped[:, None] != wrapped[None, :]).float()  # (N, N)
 
 
 def _token_coordinates(window_size: int) -> tuple[Tensor, Tensor]:
@@ -87,26 +87,27 @@ class WindowAttention(nn.Module):
             transformer_options: ComfyUI's options; patches of the attention act on it.
         """
         bias = self._position_bias(windows)  # (1, heads, N, N)
-        query, key, value = self.qkv(windows).chunk(3, dim=-1)
+        query, key, value = self.qkv(windows).chunk(3, dim=-1)  # (B, rows, cols, N, E) each
         if self.shift == 0:
             attended = self._attend(query, key, value, bias, transformer_options)
         else:
             last_row_bias = bias + self.mask.to(device=bias.device, dtype=bias.dtype)
             last_row = self._attend(
                 query[:, -1:], key[:, -1:], value[:, -1:], last_row_bias, transformer_options
-            )
+            )  # (B, 1, cols, N, E)
             if windows.shape[1] == 1:
                 attended = last_row
             else:
                 others = self._attend(
                     query[:, :-1], key[:, :-1], value[:, :-1], bias, transformer_options
-                )
+                )  # (B, rows - 1, cols, N, E)
                 attended = torch.cat([others, last_row], dim=1)
         return self.proj(attended)
 
     def _position_bias(self, windows: Tensor) -> Tensor:
         table = comfy.ops.cast_to_input(self.relative_position_bias_table, windows)
-        return table[self.index.to(table.device)].permute(2, 0, 1).unsqueeze(0).contiguous()
+        bias = table[self.index.to(table.device)]  # (N, N, heads)
+        return bias.permute(2, 0, 1).unsqueeze(0).contiguous()
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, transformer_options: dict
@@ -122,7 +123,7 @@ class WindowAttention(nn.Module):
             self.num_heads,
             mask=bias,
             transformer_options=transformer_options,
-        )
+        )  # (B rows cols, N, E)
         return attended.view(b, rows, cols, tokens, channels)
 
 
@@ -144,7 +145,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` (B, E, H, W) after both convolutions, same shape."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(F.gelu(self.fc1(x)))  # through (B, hidden, H, W)
 
 
 class SwinBlock(nn.Module):
@@ -181,17 +182,17 @@ class SwinBlock(nn.Module):
     def _window_attention(self, x: Tensor, transformer_options: dict) -> Tensor:
         b, channels, h, w = x.shape
         size = self.window_size
-        grid = (b, h // size, w // size)
+        rows, cols = h // size, w // size
         channels_last = x.is_contiguous(memory_format=torch.channels_last)
         x = x.permute(0, 2, 3, 1)  # (B, H, W, E)
         if self.shift:
             x = torch.roll(x, shifts=(-self.shift, -self.shift), dims=(1, 2))
-        windows = x.reshape(b, h // size, size, w // size, size, channels)
-        windows = windows.transpose(2, 3).reshape(*grid, size * size, channels)
-        windows = self.attn(windows, transformer_options)
-        windows = windows.view(*grid, size, size, channels)
+        windows = x.reshape(b, rows, size, cols, size, channels)
+        windows = windows.transpose(2, 3).reshape(b, rows, cols, size * size, channels)
+        windows = self.attn(windows, transformer_options)  # (B, rows, cols, N, E)
+        windows = windows.view(b, rows, cols, size, size, channels)
         # One copy back into the layout that `x` came in.
-        if channels_last:
+        if channels_last:  # (B, E, H, W) either way
             x = windows.transpose(2, 3).reshape(b, h, w, channels).permute(0, 3, 1, 2)
         else:
             x = windows.permute(0, 5, 1, 3, 2, 4).reshape(b, channels, h, w)
@@ -272,7 +273,7 @@ class SwinLayer(nn.Module):
 
     def forward(self, x: Tensor, transformer_options: dict) -> Tensor:
         """Return the layer's output for `x` (B, C, H, W), same shape."""
-        x = self.patch_embed(x)
+        x = self.patch_embed(x)  # (B, E, H, W)
         for block in self.blocks:
             x = block(x, transformer_options)
-        return self.patch_unembed(x)
+        return self.patch_unembed(x)  # (B, C, H, W)

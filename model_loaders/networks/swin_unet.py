@@ -253,11 +253,11 @@ class SwinUNet(nn.Module):
         padded_width = multiple_above(width, self.config.size_multiple)
         ratio = self.config.condition_ratio
 
-        condition = F.pixel_shuffle(lq, ratio)
+        condition = F.pixel_shuffle(lq, ratio)  # (B, 3, f H, f W)
         if mask is not None:
-            condition = torch.cat([condition, F.pixel_shuffle(mask, ratio)], dim=1)
+            condition = torch.cat([condition, F.pixel_shuffle(mask, ratio)], dim=1)  # (B, 4, ...)
         condition = reflect_pad_to(condition, ratio * padded_height, ratio * padded_width)
-        condition = self.feature_extractor(condition)
+        condition = self.feature_extractor(condition)  # (B, features, padded H, padded W)
         x = reflect_pad_to(x, padded_height, padded_width)
         parts = [x, condition]
         if self.config.cond_start:
@@ -266,18 +266,18 @@ class SwinUNet(nn.Module):
                     "this network sees the latent that its chain starts around: give y"
                 )
             parts.append(reflect_pad_to(y, padded_height, padded_width))
-        x = torch.cat(parts, dim=1)  # (B, seen, H, W)
+        x = torch.cat(parts, dim=1)  # (B, seen, padded H, padded W)
 
         emb = timestep_embedding(timesteps, self.config.model_channels).to(x.dtype)
-        emb = self.time_embed(emb)
+        emb = self.time_embed(emb)  # (B, 4 model_channels)
         skips = []
         for block in self.input_blocks:
-            x = block(x, emb, transformer_options)
+            x = block(x, emb, transformer_options)  # halved and widened from level to level
             skips.append(x)
         x = self.middle_block(x, emb, transformer_options)
         for block in self.output_blocks:
             x = block(torch.cat([x, skips.pop()], dim=1), emb, transformer_options)
-        return self.out(x)[..., :height, :width]
+        return self.out(x)[..., :height, :width]  # (B, latent_channels, H, W)
 
 
 def _feature_extractor(config: SwinUNetConfig, made: dict, plain: dict) -> tuple[nn.Module, int]:

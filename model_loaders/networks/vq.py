@@ -67,10 +67,10 @@ class Codebook(nn.Module):
         latent = latent.float()
         codes = self._codes(latent)
         points = latent.movedim(1, -1).flatten(0, 2)  # (B H W, embed_dim)
-        code_norms = codes.square().sum(dim=1)
+        code_norms = codes.square().sum(dim=1)  # (num_codes,)
         rows = max(1, MAX_DISTANCES // codes.shape[0])
         # The square of the point itself is left out: it is the same for all codes.
-        found = [
+        found = [  # (rows,) each, of distances (rows, num_codes)
             torch.addmm(code_norms, chunk, codes.T, alpha=-2).argmin(1)
             for chunk in points.split(rows)
         ]
@@ -80,7 +80,8 @@ class Codebook(nn.Module):
     def quantise(self, latent: Tensor) -> Tensor:
         """Return the nearest code at each position, like `latent` (B, embed_dim, H, W)."""
         codes = self._codes(latent.float())
-        return codes[self.nearest(latent)].movedim(-1, 1).to(latent.dtype)
+        quantised = codes[self.nearest(latent)]  # (B, H, W, embed_dim)
+        return quantised.movedim(-1, 1).to(latent.dtype)
 
     def _codes(self, latent: Tensor) -> Tensor:
         return comfy.ops.cast_to_input(self.embedding.weight, latent)
@@ -128,7 +129,7 @@ class VQAutoencoder(nn.Module):
         Returns:
             `(B, embed_dim, H / ratio, W / ratio)`.
         """
-        return self.quant_conv(self.encoder(image))
+        return self.quant_conv(self.encoder(image))  # through (B, z_channels, H / ratio, W / ratio)
 
     def decode(self, latent: Tensor, **_: Any) -> Tensor:
         """Return the image of a latent's nearest codes, `(B, 3, H, W)` around [-1, 1]."""

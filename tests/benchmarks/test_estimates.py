@@ -50,7 +50,9 @@ def unet_call(network: str, size: int, batch: int, dtype: str) -> tuple[int, flo
     x = torch.randn(batch, model.network_config.latent_channels, size, size, **made)
     lq = torch.rand(batch, 3, size, size, **made)
     timesteps = torch.zeros(batch, **made)
-    return grown(lambda: model.diffusion_model(x, timesteps, lq=lq)), model.memory_required(x.shape)
+    y = torch.randn_like(x) if model.network_config.cond_start else None
+    grows = grown(lambda: model.diffusion_model(x, timesteps, lq=lq, y=y))
+    return grows, model.memory_required(x.shape)
 
 
 def vae_call(half: str, size: int, dtype: str) -> tuple[int, float]:

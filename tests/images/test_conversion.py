@@ -76,7 +76,7 @@ def test_a_mask_for_each_picture_stays_with_its_picture_and_within_the_range():
     ("mask", "remedy"),
     [
         (torch.zeros(1, 4, 5), "resize the mask to the size of the image"),
-        (torch.zeros(2, 4, 6), "2 masks for 3 images; give one mask or one for each"),
+        (torch.zeros(2, 4, 6), "2 masks for 3 images; give one, or one for each"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(mask, remedy):

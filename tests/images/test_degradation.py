@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import convolve
 
 from pack.images.degradation import (
     KERNELS,
@@ -170,6 +171,16 @@ def test_filtering_keeps_a_flat_picture_flat_to_its_border():
     assert torch.allclose(filter_image(flat, gaussian_kernel(19, 3, 1, 0.3)), flat, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "border"), [(16, 9, "mirror"), (9, 16, "mirror"), (8, 16, "nearest")]
+)
+def test_filters_see_the_picture_reflected_at_its_border(height, width, border):
+    image = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    kernel = np.random.default_rng(0).random((17, 17))  # a picture of its radius is too small
+    expected = [[convolve(plane, kernel, mode=border) for plane in x] for x in image.numpy()]
+    assert np.allclose(filter_image(image, kernel), expected, rtol=1e-5)
+
+
 def test_pictures_smaller_than_the_kernel_are_filtered():
     assert filter_image(torch.rand(1, 3, 4, 5), sinc_kernel(21, 2.0)).shape == (1, 3, 4, 5)
 
@@ -221,6 +232,139 @@ def test_the_first_order_is_the_chain_of_its_parts():
     x = torch.nn.functional.interpolate(x, size=(64, 96), mode="bilinear", align_corners=False)
     low = degrade(image, replace(PRESETS["first order"], first=stage), np.random.default_rng(0))
     assert torch.equal(low, (x[0].clamp(0, 1) * 255).round() / 255)
+
+
+# Options of Real-ESRGAN's published training, under their names there.
+REAL_ESRGAN = {
+    "kernel_prob": (0.45, 0.25, 0.12, 0.03, 0.12, 0.03),
+    "sinc_prob": 0.1,
+    "blur_sigma": (0.2, 3),
+    "betag_range": (0.5, 4),
+    "betap_range": (1, 2),
+    "resize_prob": (0.2, 0.7, 0.1),
+    "resize_range": (0.15, 1.5),
+    "gaussian_noise_prob": 0.5,
+    "noise_range": (1, 30),
+    "poisson_scale_range": (0.05, 3),
+    "gray_noise_prob": 0.4,
+    "jpeg_range": (30, 95),
+}
+REAL_ESRGAN_2 = {
+    **REAL_ESRGAN,
+    "blur_sigma": (0.2, 1.5),
+    "resize_prob": (0.3, 0.4, 0.3),
+    "resize_range": (0.3, 1.2),
+    "noise_range": (1, 25),
+    "poisson_scale_range": (0.05, 2.5),
+}
+FIELDS = {
+    "kernel_prob": "kernel_weights",
+    "sinc_prob": "sinc_probability",
+    "blur_sigma": "sigma",
+    "betag_range": "generalized_beta",
+    "betap_range": "plateau_beta",
+    "resize_prob": "resize_weights",
+    "resize_range": "resize",
+    "gaussian_noise_prob": "gaussian_probability",
+    "noise_range": "gaussian_sigma",
+    "poisson_scale_range": "poisson_scale",
+    "gray_noise_prob": "gray_probability",
+    "jpeg_range": "jpeg_quality",
+}
+
+
+@pytest.mark.parametrize("preset", ["real-esrgan", "diffbir v2.1"])
+def test_the_second_order_has_real_esrgans_published_options(preset):
+    settings = PRESETS[preset]
+    for stage, options in ((settings.first, REAL_ESRGAN), (settings.second, REAL_ESRGAN_2)):
+        assert {name: getattr(stage, FIELDS[name]) for name in options} == options
+    assert (settings.first.blur_probability, settings.second.blur_probability) == (1, 0.8)
+    assert (settings.final_sinc_probability, settings.final_jpeg_quality) == (0.8, (30, 95))
+    # the second stage's JPEG is the last one
+    assert (settings.first.jpeg_probability, settings.second.jpeg_probability) == (1, 0)
+    assert settings.final_jpeg_last_probability == 0.5
+    assert settings.scale == 4
+    sides = (settings.first.kernel_sizes, settings.second.kernel_sizes, settings.final_sinc_sizes)
+    if preset == "diffbir v2.1":  # as Real-ESRGAN's kernel_range, 7 to 21
+        assert sides == ((7, 21), (7, 21), (7, 21))
+        assert settings.second_probability == 1
+    else:  # ResShift's are smaller
+        assert sides == ((3, 19), (3, 13), (3, 13))
+        assert settings.second_probability == 0.5
+
+
+@pytest.mark.parametrize(
+    ("preset", "drawn"),
+    [
+        ("heavy", {(0.8, 3.0), (4.0, 18.0), (40.0, 75.0)}),
+        ("medium", {(0.3, 2.0), (1.0, 8.0), (60.0, 90.0)}),
+        ("light", {(0.2, 1.0), (0.0, 3.0), (80.0, 96.0)}),
+    ],
+)
+def test_one_round_draws_from_its_own_ranges_and_nothing_else(preset, drawn):
+    found, gaussian = set(), 0
+    for seed in range(40):
+        generator = Recorded(seed)
+        degrade(photograph_like(16, 16), PRESETS[preset], generator)
+        found |= generator.uniforms
+        gaussian += (0.05, 0.3) not in generator.uniforms
+    reduction, poisson = (0.25, 0.25), (0.05, 0.3)
+    assert found - {(-math.pi, math.pi)} == {*drawn, reduction, poisson}
+    assert 30 <= gaussian < 40  # nine of ten
+    assert PRESETS[preset].first.gray_probability == 0.2
+
+
+def test_a_picture_is_reduced_to_one_pixel_at_least():
+    stage = replace(QUIET, reduction=(32, 32), filters=("area",))
+    low = degrade(photograph_like(8, 8), replace(CLEAN, scale=1, first=stage), Recorded(0))
+    assert torch.equal(low, low[:, :1, :1].expand_as(low))
+
+
+@pytest.mark.parametrize(
+    ("kind", "drawn"),
+    [
+        ("iso", set()),
+        ("aniso", {(-math.pi, math.pi)}),
+        ("generalized_iso", {(0.5, 1.0), (1.0, 4.0)}),
+        ("generalized_aniso", {(-math.pi, math.pi), (0.5, 1.0), (1.0, 4.0)}),
+        ("plateau_iso", {(1.0, 1.0), (1.0, 2.0)}),
+        ("plateau_aniso", {(-math.pi, math.pi), (1.0, 1.0), (1.0, 2.0)}),
+    ],
+)
+def test_a_kind_of_kernel_draws_its_own_numbers(kind, drawn):
+    weights = tuple(float(name == kind) for name in KERNELS)
+    stage = replace(SECOND_STAGE, kernel_weights=weights, sinc_probability=0.0)
+    found = set()
+    for seed in range(12):
+        generator = Recorded(seed)
+        draw_kernel(stage, generator)
+        found |= generator.uniforms
+    assert found == drawn | {stage.sigma}
+
+
+@pytest.mark.parametrize(("side", "lowest"), [(11, math.pi / 3), (13, math.pi / 5)])
+def test_a_sinc_in_place_of_a_kernel_keeps_more_of_the_band_where_it_is_small(side, lowest):
+    stage = replace(SECOND_STAGE, kernel_sizes=(side, side), sinc_probability=1.0)
+    generator = Recorded(0)
+    assert draw_kernel(stage, generator).shape == (side, side)
+    assert generator.uniforms == {(lowest, math.pi)}
+
+
+def test_sides_of_kernels_are_odd_and_reach_both_ends():
+    stage = replace(SECOND_STAGE, kernel_sizes=(3, 9), sinc_probability=0.0)
+    generator = np.random.default_rng(0)
+    assert {len(draw_kernel(stage, generator)) for _ in range(60)} == {3, 5, 7, 9}
+
+
+@pytest.mark.parametrize(
+    ("weights", "drawn"),
+    [((1, 0, 0), {(1.0, 1.2)}), ((0, 1, 0), {(0.3, 1.0)}), ((0, 0, 1), set())],
+)
+def test_a_picture_is_enlarged_reduced_or_kept(weights, drawn):
+    stage = replace(QUIET, resize_weights=weights, resize=(0.3, 1.2))
+    generator = Recorded(0)
+    degrade(photograph_like(16, 16), replace(CLEAN, first=stage), generator)
+    assert generator.uniforms == drawn
 
 
 def test_a_reduction_makes_the_picture_that_many_times_smaller_on_the_way():

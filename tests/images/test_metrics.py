@@ -4,6 +4,7 @@ import numpy as np
 import piq
 import pytest
 import torch
+import torch.nn.functional as F
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
@@ -55,10 +56,19 @@ def test_ssim_is_that_of_scikit_image_on_luma_without_the_border():
     assert ssim(image, reference).tolist() == pytest.approx(wanted, abs=1e-6)
 
 
-@pytest.mark.parametrize(("height", "width"), [(44, 60), (8, 4)])
+@pytest.mark.parametrize(("height", "width"), [(44, 60), (8, 4), (45, 61), (5, 7)])
 def test_gmsd_is_that_of_piq(height, width):
     image, reference = pair(3, height, width)
     expected = piq.gmsd(image, reference, reduction="none").tolist()
+    assert gmsd(image, reference).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(45, 60), (44, 61)])
+def test_an_odd_side_is_halved_with_black_beside_it(height, width):
+    image, reference = pair(2, height, width)
+    even = [F.pad(x, (0, width % 2, 0, height % 2)) for x in (image, reference)]
+    assert torch.equal(gmsd(image, reference), gmsd(*even))
+    expected = piq.gmsd(*even, reduction="none").tolist()
     assert gmsd(image, reference).tolist() == pytest.approx(expected, abs=1e-5)
 
 

@@ -20,7 +20,7 @@ from pack.model_loaders.resshift import (
     load_resshift,
     load_vq_vae,
 )
-from pack.pipelines.restore import restore_with_resshift
+from pack.pipelines.restore_resshift import restore_with_resshift
 from pack.tests.support.golden import assert_close
 from pack.tests.support.objects import denoise
 from pack.tests.support.tiny import (
@@ -108,7 +108,7 @@ def test_the_references_buffers_may_be_there_or_not_and_give_the_trained_size(tm
 def test_a_preset_is_used_in_place_of_the_files_record(tmp_path):
     model = load_resshift(save_unet(tmp_path), preset="realsr x4, 15 steps (v2)")
     assert model.model.record == PRESETS["realsr x4, 15 steps (v2)"]
-    assert len(model.get_model_object("model_sampling").grid) == 15
+    assert len(model.get_model_object("model_sampling").trained_sigmas) == 15
 
 
 # What rounding of weights or of everything costs the denoised latent, whose spread is 1. CPUs compute

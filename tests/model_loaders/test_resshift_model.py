@@ -17,9 +17,11 @@ from torch import Tensor
 from pack.images.resize import enlarge_bicubic
 from pack.model_loaders.networks.swin_unet import SwinUNet
 from pack.model_loaders.resshift import load_resshift, load_vq_vae
-from pack.model_loaders.resshift_model import fit_preview
-from pack.pipelines.sampling import patch_schedule
-from pack.pipelines.start import start_picture
+from pack.model_loaders.resshift_model import PreviewColors
+from pack.pipelines.noise import PictureSeeds
+from pack.pipelines.resshift_conditioning import prepare_resshift
+from pack.pipelines.resshift_sampling import patch_schedule, sample_resshift
+from pack.pipelines.resshift_start import start_picture
 from pack.samplers.chain import PREDICT_TYPES, predict_x_0, scale_input
 from pack.samplers.schedules import ResShiftSchedule
 from pack.tests.support.golden import assert_close
@@ -42,7 +44,7 @@ GENERATOR = torch.Generator().manual_seed(0)
 NOISE, Y = torch.randn(2, 2, 3, 8, 8, generator=GENERATOR)
 LQ = torch.rand(2, 3, 8, 8, generator=GENERATOR) * 2 - 1
 CONDITIONING = {"concat_latent_image": Y, "resshift_lq": LQ}
-GRID = TINY_RECORD.schedule.grid().float()
+GRID = TINY_RECORD.schedule.trained_sigmas().float()
 
 
 @pytest.fixture(autouse=True)
@@ -208,8 +210,8 @@ def test_another_schedule_on_a_clone_leaves_the_model_as_it_is(tmp_path):
     model = load(tmp_path)
     expected = predict(model)
     patched = patch_schedule(model, ResShiftSchedule(7, 1.0, 0.1))
-    assert len(patched.get_model_object("model_sampling").grid) == 7
-    assert len(model.get_model_object("model_sampling").grid) == 4
+    assert len(patched.get_model_object("model_sampling").trained_sigmas) == 7
+    assert len(model.get_model_object("model_sampling").trained_sigmas) == 4
     comfy.model_management.load_models_gpu([patched])
     assert (predict(patched) - expected).abs().max() > 1e-3
     comfy.model_management.load_models_gpu([model])
@@ -316,20 +318,19 @@ def test_a_fitted_preview_of_a_vq_latent_is_a_recognisable_picture(tmp_path):
         return np.corrcoef(drawn.ravel(), image[0].movedim(0, -1).numpy().ravel())[0, 1]
 
     assert correlation() < 0.5
-    fit_preview(model.model, latent, image * 2 - 1)
+    model.model.latent_format.preview_colors.fit(latent, image * 2 - 1)
     assert correlation() > 0.95
 
 
 def test_the_fit_of_a_preview_is_the_best_there_is(tmp_path):
-    model, vae = tiny_pair(tmp_path)
-    image = picture(24, 32, batch=2).movedim(-1, 1) * 2 - 1
+    _, vae = tiny_pair(tmp_path)
+    image = picture(24, 32).movedim(-1, 1) * 2 - 1
     latent = vae.encode((enlarge_bicubic(image, 4).movedim(1, -1) + 1) / 2)
-    fit_preview(model.model, latent, image)
-    latent_format = model.model.latent_format
+    colors = PreviewColors()
+    colors.fit(latent, image)
     samples = latent.movedim(1, -1).reshape(-1, 3)
     targets = image.movedim(1, -1).reshape(-1, 3)
-    drawn = samples @ torch.tensor(latent_format.latent_rgb_factors)
-    drawn = drawn + torch.tensor(latent_format.latent_rgb_factors_bias)
+    drawn = colors(latent).movedim(1, -1).reshape(-1, 3)
     samples = torch.cat([samples, torch.ones(len(samples), 1)], dim=1)
     best = samples @ torch.linalg.lstsq(samples, targets).solution
     error, least = ((each - targets).square().mean() for each in (drawn, best))
@@ -341,12 +342,23 @@ def test_a_preview_of_folded_pixels_is_the_picture_made_smaller(tmp_path):
     model, vae = folded_pair(tmp_path)
     image = picture(32, 48)
     latent = vae.encode(image)
-    before = list(model.model.latent_format.latent_rgb_factors)
-    fit_preview(model.model, latent, image.movedim(-1, 1) * 2 - 1)
-    assert model.model.latent_format.latent_rgb_factors == before
+    assert model.model.latent_format.latent_rgb_factors_reshape is None
     smaller = F.interpolate(image.movedim(-1, 1), size=(8, 12), mode="area")[0].movedim(0, -1)
     drawn = preview(model, latent)
     assert np.abs(drawn - smaller.numpy() * 255).max() <= 1  # drawn in whole steps, cut off
+
+
+def test_preparing_a_picture_leaves_the_previews_of_other_runs_alone(tmp_path):
+    model, vae = tiny_pair(tmp_path)
+    one, other = (prepare_resshift(model, vae, picture(8, 8, seed=k)) for k in range(2))
+    colors = model.model.latent_format.preview_colors
+    assert colors.factors is None
+    seen = []
+    for inputs in (one, other, one):
+        sample_resshift(model, inputs.positive, inputs.latent, seeds=PictureSeeds(), steps=1)
+        seen.append(colors.factors)
+    assert (seen[0] - seen[1]).abs().max() > 1e-3
+    assert torch.equal(seen[0], seen[2])
 
 
 @pytest.mark.usefixtures("_previews")
@@ -355,7 +367,7 @@ def test_a_flat_picture_gives_a_flat_preview_of_its_colour(tmp_path, value):
     model, vae = tiny_pair(tmp_path)
     image = torch.full((1, 8, 8, 3), value)
     latent = vae.encode(image.repeat_interleave(4, 1).repeat_interleave(4, 2))
-    fit_preview(model.model, latent, image.movedim(-1, 1) * 2 - 1)
+    model.model.latent_format.preview_colors.fit(latent, image.movedim(-1, 1) * 2 - 1)
     drawn = preview(model, latent)
     assert np.isfinite(drawn).all()
     assert abs(drawn.mean() / 255 - value) < 0.1

@@ -16,22 +16,22 @@ SAMPLING = ResShiftSampling(SCHEDULE, "xstart")
 def states(batch: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return w, y, an output and the sigma of each, spread over the chain."""
     w, y, output = torch.randn(3, batch, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    sigma = SAMPLING.grid[[0, 3, 7, 11, 14]]
+    sigma = SAMPLING.trained_sigmas[[0, 3, 7, 11, 14]]
     return w * sigma.view(-1, 1, 1, 1) + y, y, output, sigma
 
 
 def test_the_tables_are_float32_and_hold_the_schedule():
-    assert SAMPLING.grid.dtype == SAMPLING.sigmas.dtype == torch.float32
-    assert torch.equal(SAMPLING.grid, SCHEDULE.grid().float())
-    assert torch.isin(SAMPLING.grid, SAMPLING.sigmas).all()
-    assert SAMPLING.sigma_min == SAMPLING.grid[0]
-    assert SAMPLING.sigma_max == SAMPLING.grid[-1] == SAMPLING.sigmas[-1]
+    assert SAMPLING.trained_sigmas.dtype == SAMPLING.sigmas.dtype == torch.float32
+    assert torch.equal(SAMPLING.trained_sigmas, SCHEDULE.trained_sigmas().float())
+    assert torch.isin(SAMPLING.trained_sigmas, SAMPLING.sigmas).all()
+    assert SAMPLING.sigma_min == SAMPLING.trained_sigmas[0]
+    assert SAMPLING.sigma_max == SAMPLING.trained_sigmas[-1] == SAMPLING.sigmas[-1]
     assert not SAMPLING.state_dict()
 
 
 def test_the_timestep_is_the_index_and_sigma_its_inverse():
-    assert SAMPLING.timestep(SAMPLING.grid).tolist() == list(range(15))
-    assert SAMPLING.sigma(torch.arange(15)).tolist() == SAMPLING.grid.tolist()
+    assert SAMPLING.timestep(SAMPLING.trained_sigmas).tolist() == list(range(15))
+    assert SAMPLING.sigma(torch.arange(15)).tolist() == SAMPLING.trained_sigmas.tolist()
     between = SAMPLING.timestep(SAMPLING.sigma(torch.tensor([2.5, 13.25])))
     assert between.tolist() == pytest.approx([2.5, 13.25], abs=1e-4)
 
@@ -40,7 +40,7 @@ def test_percent_runs_down_the_chain_from_before_it_to_zero():
     assert SAMPLING.percent_to_sigma(0.0) == SAMPLING.percent_to_sigma(-1) > 1e6
     assert SAMPLING.percent_to_sigma(1.0) == SAMPLING.percent_to_sigma(2) == 0
     at_steps = [SAMPLING.percent_to_sigma(1 - k / 14) for k in range(1, 14)]
-    assert at_steps == pytest.approx(SAMPLING.grid[1:14].tolist(), rel=1e-5)
+    assert at_steps == pytest.approx(SAMPLING.trained_sigmas[1:14].tolist(), rel=1e-5)
     sigmas = [SAMPLING.percent_to_sigma(k / 50) for k in range(51)]
     assert sigmas == sorted(sigmas, reverse=True)
     assert len(set(sigmas)) == 51

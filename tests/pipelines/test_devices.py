@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pack.pipelines.conditioning import prepare_resshift
-from pack.pipelines.control import prepare_diffbir
+from pack.pipelines.diffbir_conditioning import prepare_diffbir
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.diffbir_sampling import sample_diffbir
 from pack.pipelines.latent_guidance import LatentGuidance, patch_latent_guidance
-from pack.pipelines.sampling import sample_resshift
+from pack.pipelines.noise import PictureSeeds
+from pack.pipelines.resshift_conditioning import prepare_resshift
+from pack.pipelines.resshift_sampling import sample_resshift
 from pack.pipelines.tiles import patch_tiles
 from pack.tests.support.diffbir import projection_vae, text, tiny_control_net, tiny_model
 from pack.tests.support.guards import HostReads, NoFloat64OnDevice
@@ -34,7 +35,7 @@ def resshift_runs(sr, folder):
     guided = patch_latent_guidance(model, inputs.latent, LatentGuidance(scale=0.1, fidelity=0.2))
     for ready in (model, patch_tiles(model, 32, 8), guided):
         yield lambda steps, ready=ready: sample_resshift(
-            ready, inputs.positive, inputs.latent, seed=0, steps=steps
+            ready, inputs.positive, inputs.latent, seeds=PictureSeeds(0), steps=steps
         )
 
 
@@ -56,7 +57,7 @@ def diffbir_runs(sr, folder):
             inputs.negative,
             inputs.latent,
             preset=DIFFBIR_PRESETS[preset],
-            seed=0,
+            seeds=PictureSeeds(0),
             steps=steps,
             sampler="spaced",
             guidance=LatentGuidance(scale=0.5),

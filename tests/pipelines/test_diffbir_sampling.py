@@ -12,15 +12,17 @@ from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from torch import Tensor
 
 from pack.pipelines import diffbir_sampling, noise, sampling
-from pack.pipelines.control import CONDITION_KEY, prepare_diffbir
+from pack.pipelines.diffbir_conditioning import CONDITION_KEY, prepare_diffbir
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.diffbir_sampling import (
     patch_dynamic_cfg,
+    preset_guidance,
     run_sampler,
     sample_diffbir,
     spaced_run_sigmas,
 )
 from pack.pipelines.latent_guidance import LatentGuidance, patch_latent_guidance
+from pack.pipelines.noise import PictureSeeds
 from pack.samplers.guidance import rescaled_cfg_scale
 from pack.tests.support.analytic import analytic_model, around
 from pack.tests.support.diffbir import (
@@ -120,7 +122,7 @@ def test_spaced_runs_are_the_references(monkeypatch, trajectories, name):
         around(golden["mu_uncond"]),
         empty(),
         preset=V2,
-        seed=0,
+        seeds=PictureSeeds(0),
         steps=settings["steps"],
         cfg=settings["cfg"],
         guidance=guidance,
@@ -144,7 +146,7 @@ def test_the_zero_snr_run_is_exact_from_the_first_step(monkeypatch, trajectories
         around(golden["mu_uncond"]),
         empty(),
         preset=V21,
-        seed=0,
+        seeds=PictureSeeds(0),
         steps=settings["steps"],
         cfg=settings["cfg"],
         sampler="spaced",
@@ -194,7 +196,7 @@ def test_whole_runs_with_the_control_network_are_the_references(
         controlled.negative,
         controlled.latent,
         preset=V21 if settings["zero_snr"] else V2,
-        seed=0,
+        seeds=PictureSeeds(0),
         steps=settings["steps"],
         cfg=settings["cfg"],
         sampler="spaced",
@@ -249,7 +251,7 @@ def run(model=None, **changed):
     generator = torch.Generator().manual_seed(9)
     positive, negative = (around(torch.randn(SIZE, generator=generator)) for _ in range(2))
     latent = changed.pop("latent", empty())
-    settings = {"preset": V2, "seed": 3, "steps": 6, **changed}
+    settings = {"preset": V2, "seeds": PictureSeeds(3), "steps": 6, **changed}
     model = analytic_model() if model is None else model
     return sample_diffbir(model, positive, negative, latent, **settings)["samples"]
 
@@ -291,16 +293,16 @@ def test_v1_runs_without_the_negative_prompt():
 @pytest.mark.parametrize("sampler", ["official", "spaced", "dpmpp_3m_sde", "euler_ancestral"])
 @pytest.mark.parametrize("preset", [V2, V21])
 def test_a_picture_does_not_depend_on_the_rest_of_its_batch(preset, sampler):
-    def sampled(seed, batch, **changed):
+    def sampled(seeds, batch):
         model = analytic_model(velocity=preset.prediction == "v")
-        return run(model, preset=preset, sampler=sampler, seed=seed, latent=empty(batch), **changed)
+        return run(model, preset=preset, sampler=sampler, seeds=seeds, latent=empty(batch))
 
-    three = sampled(20, 3)
+    three = sampled(PictureSeeds(20), 3)
     for k in range(3):
-        assert_close(three[k : k + 1], sampled(20 + k, 1), 1e-4)
-        assert_close(three[k : k + 1], sampled(20, 1, first=k), 1e-4)
+        assert_close(three[k : k + 1], sampled(PictureSeeds(20 + k), 1), 1e-4)
+        assert_close(three[k : k + 1], sampled(PictureSeeds(20, places=[k]), 1), 1e-4)
     assert (three[0] - three[1]).abs().max() > 0.1
-    same = sampled(20, 2, batch_noise="same for all")
+    same = sampled(PictureSeeds(20, "same for all"), 2)
     assert_close(same[1], same[0], 1e-5)
 
 
@@ -322,7 +324,7 @@ def test_the_start_is_the_official_one(preset, sampler, start):
     latent = {"samples": condition if start == "condition" else torch.zeros(SIZE)}
     run(model, preset=preset, sampler=sampler, latent=latent)
 
-    drawn = noise.draw_noise(noise.picture_generators(3, "same for all", [0]), condition)
+    drawn = noise.draw_noise(PictureSeeds(3, "same for all", [0]).generators(1), condition)
     expected = drawn
     if start == "condition" and not preset.zero_snr:
         kept = golden_case("diffbir/schedules")[1]["alphas_cumprod"][999].float()
@@ -372,6 +374,26 @@ def test_one_step_of_a_stock_sampler_is_the_prediction(preset, sampler):
     sampled = run(model, preset=preset, sampler=sampler, steps=1, callback=watched(seen))
     assert len(seen) == 1
     assert_close(sampled * LATENT_SCALE, seen[0], 2e-3)  # euler's difference of large states
+
+
+@pytest.mark.parametrize(
+    ("preset", "sampler", "clamp", "clamped"),
+    [
+        (V2, "official", False, False),
+        (V2, "spaced", False, False),
+        (V2, "spaced", True, True),
+        (V2, "euler", False, True),
+        (V21, "official", False, True),
+        (V21, "spaced", False, False),
+    ],
+)
+def test_moves_pass_the_target_only_with_the_spaced_sampler(preset, sampler, clamp, clamped):
+    guidance = preset_guidance(
+        preset, sampler, 0.5, 0.25, start_percent=0.1, end_percent=0.9, repeat=3, clamp=clamp
+    )
+    assert guidance == LatentGuidance(
+        0.5, 0.25, preset.guidance_version, 0.1, 0.9, repeat=3, clamp=clamped
+    )
 
 
 def test_one_step_of_the_spaced_sampler_is_refused():
@@ -425,7 +447,12 @@ def test_a_noise_mask_keeps_the_rest_of_the_latent():
 def test_the_latent_comes_back_with_what_it_carries():
     latent = {**empty(), "downscale_ratio_spacial": 8, "batch_index": [0]}
     sampled = sample_diffbir(
-        analytic_model(), *[around(torch.zeros(SIZE))] * 2, latent, preset=V2, seed=0, steps=2
+        analytic_model(),
+        *[around(torch.zeros(SIZE))] * 2,
+        latent,
+        preset=V2,
+        seeds=PictureSeeds(0),
+        steps=2,
     )
     assert sampled.keys() == {"samples", "batch_index"}
 
@@ -440,7 +467,7 @@ def test_the_target_is_the_condition_unless_another_is_given(controlled):
             controlled.negative,
             controlled.latent,
             preset=V2,
-            seed=0,
+            seeds=PictureSeeds(0),
             steps=2,
             guidance=full,
             **changed,
@@ -451,7 +478,13 @@ def test_the_target_is_the_condition_unless_another_is_given(controlled):
     assert_close(sampled(guidance_target={"samples": other}), other, 1e-5)
     with pytest.raises(ValueError, match="make the conditioning with 'DiffBIR Conditioning'"):
         sample_diffbir(
-            tiny_model(), text(), text(), controlled.latent, preset=V2, seed=0, guidance=full
+            tiny_model(),
+            text(),
+            text(),
+            controlled.latent,
+            preset=V2,
+            seeds=PictureSeeds(0),
+            guidance=full,
         )
 
 

@@ -92,7 +92,7 @@ def test_a_side_that_follows_is_at_least_a_pixel():
         ),
         (
             {"reference": image(batch=2), "color_fix": "adain"},
-            "'reference' has 2 pictures for 1 images; give one or as many",
+            "'reference' has 2 pictures for 1 images; give one, or one for each",
         ),
         ({"image": torch.full((1, 4, 4, 3), float("nan"))}, "run that model in float32"),
         ({"image": torch.zeros(0, 4, 4, 3)}, "'image' is empty"),

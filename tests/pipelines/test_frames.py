@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from pack.model_loaders.resshift import bundled_vae, load_resshift
 from pack.pipelines import restore_diffbir
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
-from pack.pipelines.restore import restore_with_resshift
 from pack.pipelines.restore_diffbir import restore_with_diffbir
+from pack.pipelines.restore_resshift import restore_with_resshift
 from pack.pipelines.tiles import TileSettings
 from pack.tests.support.diffbir import tiny_vae
 from pack.tests.support.golden import assert_close

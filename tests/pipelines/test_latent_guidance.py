@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pack.pipelines import latent_guidance
-from pack.pipelines.conditioning import prepare_resshift
 from pack.pipelines.latent_guidance import LatentGuidance, patch_latent_guidance
-from pack.pipelines.sampling import residual_shift_sigmas
+from pack.pipelines.resshift_conditioning import prepare_resshift
+from pack.pipelines.resshift_sampling import residual_shift_sigmas
 from pack.pipelines.tiles import patch_tiles
 from pack.samplers.guidance import edge_weights, guidance_delta, posterior_mean_weight
 from pack.tests.support.analytic import analytic_model, around
@@ -564,7 +564,7 @@ def test_targets_that_do_not_fit_are_refused(vae):
     with pytest.raises(ValueError, match="Make both from the same padded image"):
         sample(small)
     two = patch_latent_guidance(model, latent(random(5, (2, *SIZE[1:]))), FULL)
-    with pytest.raises(ValueError, match="2 targets for 3 pictures"):
+    with pytest.raises(ValueError, match="2 targets for 3 images"):
         sample(two, batch=3)
     large = patch_latent_guidance(model, picture(72, 64), FULL, vae=projection_vae())
     with pytest.raises(

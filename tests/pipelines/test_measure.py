@@ -162,7 +162,10 @@ def test_the_smallest_picture_is_that_of_the_window():
     ("arguments", "remedy"),
     [
         ({"reference": torch.zeros(2, 16, 16, 3)}, "resize one to the size of the other"),
-        ({"reference": pair(3)[1]}, "'reference' has 3 pictures for 2 images; give one or as many"),
+        (
+            {"reference": pair(3)[1]},
+            "'reference' has 3 pictures for 2 images; give one, or one for each",
+        ),
         ({"border": 11}, "SSIM needs 11x11 pixels inside, so take a smaller border"),
         ({"border": 1000}, "SSIM needs 11x11 pixels inside"),
         ({"image": torch.full((2, 32, 44, 3), float("inf"))}, "run that model in float32"),

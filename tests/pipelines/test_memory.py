@@ -14,8 +14,8 @@ from pack.model_loaders.networks.vq import VQAutoencoder, VQConfig
 from pack.pipelines import restore_diffbir
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.finish import correct_color, finish_restoration
-from pack.pipelines.restore import restore_with_resshift
 from pack.pipelines.restore_diffbir import restore_with_diffbir
+from pack.pipelines.restore_resshift import restore_with_resshift
 from pack.pipelines.stage_one import remove_degradation
 from pack.tests.support.alone import call_alone, grown
 from pack.tests.support.diffbir import tiny_weights

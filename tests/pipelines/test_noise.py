@@ -5,8 +5,8 @@ import torch
 
 from pack.pipelines.noise import (
     BATCH_NOISES,
+    PictureSeeds,
     draw_noise,
-    picture_generators,
     step_noise_sampler,
 )
 
@@ -21,29 +21,29 @@ def seeded(seed: int, draws: int = 1) -> list[torch.Tensor]:
 
 
 def test_picture_k_draws_from_seed_plus_k():
-    noise = draw_noise(picture_generators(7, "different per image", range(3)), LIKE)
+    noise = draw_noise(PictureSeeds(7, "different per image").generators(3), LIKE)
     assert torch.equal(noise, torch.stack([seeded(7)[0], seeded(8)[0], seeded(9)[0]]))
 
 
 def test_pictures_may_all_draw_from_the_seed():
-    noise = draw_noise(picture_generators(7, "same for all", range(2, 5)), LIKE)
+    noise = draw_noise(PictureSeeds(7, "same for all", range(2, 5)).generators(3), LIKE)
     assert torch.equal(noise, seeded(7)[0].expand(3, -1, -1, -1))
 
 
 def test_a_part_of_a_batch_draws_what_the_whole_batch_gives_it():
-    whole = draw_noise(picture_generators(7, "different per image", range(5)), LIKE)
-    part = draw_noise(picture_generators(7, "different per image", range(3, 5)), LIKE)
+    whole = draw_noise(PictureSeeds(7, "different per image").generators(5), LIKE)
+    part = draw_noise(PictureSeeds(7, "different per image", range(3, 5)).generators(2), LIKE)
     assert torch.equal(part, whole[3:])
 
 
 def test_the_largest_seed_works_and_wraps():
-    noise = draw_noise(picture_generators((1 << 64) - 1, "different per image", range(2)), LIKE)
+    noise = draw_noise(PictureSeeds((1 << 64) - 1, "different per image").generators(2), LIKE)
     assert torch.equal(noise[1], seeded(0)[0])
 
 
 @pytest.mark.parametrize("batch_noise", BATCH_NOISES)
 def test_steps_go_on_where_the_start_noise_ended(batch_noise):
-    sample = step_noise_sampler(LIKE, 7, batch_noise)
+    sample = step_noise_sampler(LIKE, PictureSeeds(7, batch_noise))
     steps = [sample(SIGMA, SIGMA) for _ in range(2)]
     for k in range(3):
         own = seeded(7 if batch_noise == "same for all" else 7 + k, draws=3)
@@ -54,6 +54,6 @@ def test_steps_go_on_where_the_start_noise_ended(batch_noise):
 def test_the_global_generator_is_left_alone():
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    draw_noise(picture_generators(7, "different per image", range(2)), LIKE)
-    step_noise_sampler(LIKE, 7, "different per image")(SIGMA, SIGMA)
+    draw_noise(PictureSeeds(7, "different per image").generators(2), LIKE)
+    step_noise_sampler(LIKE, PictureSeeds(7))(SIGMA, SIGMA)
     assert torch.equal(torch.get_rng_state(), before)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
-from pack.pipelines.restore import restore_with_resshift
 from pack.pipelines.restore_diffbir import restore_with_diffbir
+from pack.pipelines.restore_resshift import restore_with_resshift
 from pack.tests.support.diffbir import tiny_vae, tiny_weights
 from pack.tests.support.tiny import picture
 

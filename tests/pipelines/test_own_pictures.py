@@ -7,12 +7,13 @@ import pytest
 import torch
 
 import nodes
-from pack.pipelines.conditioning import prepare_resshift
-from pack.pipelines.control import CONDITION_KEY, prepare_diffbir
+from pack.pipelines.diffbir_conditioning import CONDITION_KEY, prepare_diffbir
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.diffbir_sampling import sample_diffbir
+from pack.pipelines.noise import PictureSeeds
 from pack.pipelines.own_pictures import own_pictures
-from pack.pipelines.sampling import sample_resshift
+from pack.pipelines.resshift_conditioning import prepare_resshift
+from pack.pipelines.resshift_sampling import sample_resshift
 from pack.pipelines.tiles import patch_tiles
 from pack.tests.support.diffbir import text
 from pack.tests.support.golden import assert_close
@@ -47,7 +48,7 @@ def stock(model, prepared, latent, **options) -> torch.Tensor:
 
 
 def own(model, prepared, latent) -> torch.Tensor:
-    return sample_resshift(model, prepared.positive, latent, seed=3)["samples"]
+    return sample_resshift(model, prepared.positive, latent, seeds=PictureSeeds(3))["samples"]
 
 
 def own_diffbir(model, prepared, latent) -> torch.Tensor:
@@ -58,7 +59,7 @@ def own_diffbir(model, prepared, latent) -> torch.Tensor:
         latent,
         preset=DIFFBIR_PRESETS["v2"],
         steps=2,
-        seed=3,
+        seeds=PictureSeeds(3),
         sampler="euler",
     )["samples"]
 
@@ -156,7 +157,7 @@ def test_an_sde_sampler_of_diffbir_draws_by_that_place_too(weights):
             latent,
             preset=DIFFBIR_PRESETS["v2"],
             steps=3,
-            seed=3,
+            seeds=PictureSeeds(3),
             sampler="dpmpp_2m_sde",
         )["samples"]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pack.images.color import COLOR_FIXES
 from pack.model_loaders.resshift import bundled_vae, load_bundled_model
-from pack.pipelines.restore import restore_with_resshift
+from pack.pipelines.restore_resshift import restore_with_resshift
 from pack.tests.support.properties import EVERY, dtypes, noise, seeds, sides
 
 pytestmark = pytest.mark.comfy

@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from pack.model_loaders.resshift import bundled_vae, load_bundled_model
-from pack.pipelines.control import prepare_diffbir
+from pack.pipelines.diffbir_conditioning import prepare_diffbir
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.diffbir_sampling import sample_diffbir
 from pack.pipelines.finish import finish_restoration
-from pack.pipelines.restore import restore_with_resshift
+from pack.pipelines.noise import PictureSeeds
+from pack.pipelines.restore_resshift import restore_with_resshift
 from pack.pipelines.stage_one import remove_degradation
 from pack.pipelines.tiles import TiledVAE, TileSettings, patch_tiles
 from pack.samplers.tiles import sliding_windows
@@ -122,7 +123,7 @@ def test_diffusion_of_diffbir_in_tiles_shows_no_borders(weights, name):
             inputs.negative,
             inputs.latent,
             preset=DIFFBIR_PRESETS["v2"],
-            seed=3,
+            seeds=PictureSeeds(3),
             steps=4,
             cfg=2.0,
         )["samples"].movedim(1, -1)

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from pack.pipelines import tiles
-from pack.pipelines.conditioning import prepare_resshift
-from pack.pipelines.control import prepare_diffbir
+from pack.pipelines.diffbir_conditioning import prepare_diffbir
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.diffbir_sampling import sample_diffbir
 from pack.pipelines.finish import correct_color, finish_restoration
 from pack.pipelines.latent_guidance import LatentGuidance, patch_latent_guidance
-from pack.pipelines.restore import restore_with_resshift
+from pack.pipelines.noise import PictureSeeds
+from pack.pipelines.resshift_conditioning import prepare_resshift
+from pack.pipelines.resshift_sampling import sample_resshift
 from pack.pipelines.restore_diffbir import restore_with_diffbir
-from pack.pipelines.sampling import sample_resshift
+from pack.pipelines.restore_resshift import restore_with_resshift
 from pack.pipelines.tiles import patch_tiles
 from pack.tests.support import second_device
 from pack.tests.support.diffbir import (
@@ -62,7 +63,9 @@ def inpainting(folder) -> Tensor:
 def tiled(folder) -> Tensor:
     model, vae = tiny_pair(folder)
     inputs = prepare_resshift(model, vae, picture(16, 24))
-    latent = sample_resshift(patch_tiles(model, 32, 8), inputs.positive, inputs.latent, seed=1)
+    latent = sample_resshift(
+        patch_tiles(model, 32, 8), inputs.positive, inputs.latent, seeds=PictureSeeds(1)
+    )
     return vae.decode(latent["samples"])
 
 
@@ -82,7 +85,7 @@ def guided(folder, space: str, **options: Any) -> Tensor:
         inputs.negative,
         inputs.latent,
         preset=DIFFBIR_PRESETS["v2"],
-        seed=0,
+        seeds=PictureSeeds(0),
         steps=2,
     )
     return latent["samples"]
@@ -125,7 +128,9 @@ def test_a_step_of_tiles_copies_nothing_to_the_card_but_noise(tmp_path):
             copies = []
             for steps in (3, 3, 6):  # the first loads the networks
                 with counted() as found:
-                    sample_resshift(ready, inputs.positive, inputs.latent, seed=0, steps=steps)
+                    sample_resshift(
+                        ready, inputs.positive, inputs.latent, seeds=PictureSeeds(0), steps=steps
+                    )
                 copies.append(found["tensors to the device"])
             assert copies[2] - copies[1] == 3
 
@@ -158,7 +163,7 @@ def test_inputs_may_lie_on_two_devices(tmp_path, mode_name, other_first):
             inputs.negative,
             {**inputs.latent, "noise_mask": torch.ones(1, 64, 64, device=there)},
             preset=DIFFBIR_PRESETS["v2"],
-            seed=0,
+            seeds=PictureSeeds(0),
             steps=2,
         )
         assert torch.isfinite(latent["samples"].cpu()).all()

@@ -13,12 +13,13 @@ from torch import Tensor
 
 import nodes
 from pack.pipelines import tiles
-from pack.pipelines.conditioning import prepare_resshift
-from pack.pipelines.control import prepare_diffbir
+from pack.pipelines.diffbir_conditioning import prepare_diffbir
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
-from pack.pipelines.restore import restore_with_resshift
+from pack.pipelines.noise import PictureSeeds
+from pack.pipelines.resshift_conditioning import prepare_resshift
+from pack.pipelines.resshift_sampling import sample_resshift
 from pack.pipelines.restore_diffbir import restore_with_diffbir
-from pack.pipelines.sampling import sample_resshift
+from pack.pipelines.restore_resshift import restore_with_resshift
 from pack.pipelines.tiles import TileSettings, patch_tiles
 from pack.tests.support.diffbir import (
     golden_texts,
@@ -123,10 +124,10 @@ def test_one_tile_is_the_untiled_call_bit_by_bit(sd, control_net, tile):
 def test_one_tile_of_resshift_is_the_untiled_run_bit_by_bit(sr):
     model, vae = sr
     inputs = prepare_resshift(model, vae, picture(16, 24))
-    whole = sample_resshift(model, inputs.positive, inputs.latent, seed=3)["samples"]
-    tiled = sample_resshift(patch_tiles(model, 4096, 64), inputs.positive, inputs.latent, seed=3)[
-        "samples"
-    ]
+    whole = sample_resshift(model, inputs.positive, inputs.latent, seeds=PictureSeeds(3))["samples"]
+    tiled = sample_resshift(
+        patch_tiles(model, 4096, 64), inputs.positive, inputs.latent, seeds=PictureSeeds(3)
+    )["samples"]
     assert torch.equal(tiled, whole)
 
 

@@ -123,7 +123,7 @@ def test_the_mean_weight_from_pure_noise_is_the_next_clean_share():
 
 def test_the_chains_mean_weight_is_the_change_of_eta():
     schedule = ResShiftSchedule(4, 2.0, 0.2)
-    eta, sigmas = schedule.eta(), schedule.grid()
+    eta, sigmas = schedule.eta(), schedule.trained_sigmas()
     for i in (1, 2, 3):
         weight = chain_mean_weight(sigmas[i], sigmas[i - 1], schedule.kappa)
         assert weight.item() == pytest.approx((1 - eta[i - 1] / eta[i]).item(), rel=1e-9)

@@ -46,7 +46,7 @@ def never(sigma: Tensor, sigma_next: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", GOLDEN_RUNS)
 def test_the_sampler_walks_the_papers_chain_exactly(name):
     schedule, y, noises = golden_run(name)
-    eta, grid = schedule.eta(), schedule.grid()
+    eta, grid = schedule.eta(), schedule.trained_sigmas()
 
     x = prior_sample(y, noises[0], eta[-1], KAPPA)
     chain = []
@@ -78,7 +78,7 @@ def test_the_sampler_walks_the_papers_chain_exactly(name):
 def test_without_randomness_no_noise_is_drawn_and_the_noise_in_the_state_is_kept():
     generator = torch.Generator().manual_seed(0)
     x_0, noise = torch.randn(2, 1, 3, 4, 4, generator=generator, dtype=torch.float64)
-    sigmas = S15.grid().flip(0)  # ends above 0
+    sigmas = S15.trained_sigmas().flip(0)  # ends above 0
     final = sample_residual_shift(
         lambda x, sigma: x_0,
         x_0 + sigmas[0] * noise,
@@ -94,7 +94,7 @@ def test_without_randomness_no_noise_is_drawn_and_the_noise_in_the_state_is_kept
 def test_every_randomness_keeps_the_marginal(randomness):
     generator = torch.Generator().manual_seed(1)
     noises = torch.randn(2, 200_000, generator=generator, dtype=torch.float64)
-    x_0, sigma, sigma_next = torch.tensor(0.3), S15.grid()[10], S15.grid()[7]
+    x_0, sigma, sigma_next = torch.tensor(0.3), S15.trained_sigmas()[10], S15.trained_sigmas()[7]
     x = x_0 + sigma * noises[0]
     x = residual_shift_step(x, x_0, noises[1], sigma, sigma_next, KAPPA, randomness)
     assert x.mean().item() == pytest.approx(0.3, abs=0.02)

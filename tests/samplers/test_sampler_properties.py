@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pack.samplers.chain import PREDICT_TYPES, predict_x_0, training_target
+from pack.samplers.chain import PREDICT_TYPES, predict_x_0
 from pack.samplers.discrete import alphas_cumprod, edm_sigmas, spaced_sigmas
 from pack.samplers.guidance import (
     GUIDANCE_VERSIONS,
@@ -28,6 +28,7 @@ from pack.samplers.schedules import (
     sqrt_eta_from_sigma,
 )
 from pack.samplers.tiles import TILE_BLENDS, blend_weights, cut_tile, merge_tiles, tile_positions
+from pack.tests.support.chain import network_target
 from pack.tests.support.properties import EVERY, batches, noise, seeds, sides
 
 schedules = st.builds(
@@ -44,7 +45,7 @@ weights = st.floats(1e-4, 1)
 @EVERY
 @given(schedules)
 def test_a_schedule_rises_and_its_sigmas_go_back_to_eta(schedule):
-    eta, grid = schedule.eta(), schedule.grid()
+    eta, grid = schedule.eta(), schedule.trained_sigmas()
     assert ((eta > 0) & (eta < 1)).all()
     assert (eta.diff() > 0).all()
     assert (grid.diff() > 0).all()
@@ -57,7 +58,7 @@ def test_a_schedule_rises_and_its_sigmas_go_back_to_eta(schedule):
 @given(schedules, st.integers(0, 200), st.sampled_from(SPACINGS))
 def test_a_run_falls_from_the_noisiest_to_zero(schedule, steps, spacing):
     assume(spacing == "even" or steps <= schedule.steps)
-    grid = schedule.grid()
+    grid = schedule.trained_sigmas()
     run = sampling_sigmas(grid, steps, spacing)
     assert (run.diff() < 0).all()
     assert run[-1] == 0
@@ -70,7 +71,7 @@ def test_a_run_falls_from_the_noisiest_to_zero(schedule, steps, spacing):
 @EVERY
 @given(schedules, st.floats(0, 1))
 def test_indices_and_sigmas_are_each_others_inverse(schedule, share):
-    grid = schedule.grid()
+    grid = schedule.trained_sigmas()
     index = torch.tensor(share * (len(grid) - 1), dtype=torch.float64)
     back = index_from_sigma(sigma_from_index(index, grid), grid)
     assert abs(back - index) < 2e-3  # indices within 1e-3 of a whole number become it
@@ -81,7 +82,7 @@ def test_indices_and_sigmas_are_each_others_inverse(schedule, share):
 @EVERY
 @given(schedules)
 def test_the_dense_table_rises_and_holds_the_grid(schedule):
-    grid = schedule.grid()
+    grid = schedule.trained_sigmas()
     table = dense_sigmas(grid)
     assert len(table) >= 1024
     assert (table.diff() > 0).all()
@@ -111,7 +112,7 @@ def test_a_perfect_network_gives_the_clean_latent(kind, batch, height, width, sc
     x_0, y, drawn = (noise(seed + k, batch, 3, height, width).double() for k in range(3))
     eta = schedule.eta()[seed % schedule.steps]
     x = x_0 + eta * (y - x_0) + schedule.kappa * eta.sqrt() * drawn
-    target = training_target(kind, x_0, y, drawn, eta, schedule.kappa)
+    target = network_target(kind, x_0, y, drawn, eta, schedule.kappa)
     found = predict_x_0(kind, target, x, y, eta, schedule.kappa)
     assert torch.allclose(found, x_0, atol=1e-6)
 

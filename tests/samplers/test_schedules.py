@@ -44,7 +44,7 @@ def test_eta_and_sigma_are_those_of_the_reference(name):
     schedule = golden_schedule(name)
     assert_relative(schedule.eta(), TABLES[f"{name}.eta"])
     assert_relative(schedule.eta().sqrt(), TABLES[f"{name}.sqrt_eta"])
-    assert_relative(schedule.grid(), TABLES[f"{name}.sigma"])
+    assert_relative(schedule.trained_sigmas(), TABLES[f"{name}.sigma"])
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -64,7 +64,7 @@ def test_posterior_and_input_tables_follow_from_eta(name):
 
 
 def test_official_spacing_keeps_the_sigmas_of_the_references_respacing():
-    grid = golden_schedule("s15_respace5").grid()
+    grid = golden_schedule("s15_respace5").trained_sigmas()
     sigmas = sampling_sigmas(grid, 5, spacing="official")
     assert_relative(sigmas[:-1].flip(0), TABLES["s15_respace5.sigma"])
     assert sigmas[-1] == 0
@@ -73,14 +73,14 @@ def test_official_spacing_keeps_the_sigmas_of_the_references_respacing():
 
 
 def test_official_spacing_cuts_fractions_of_an_index_off():
-    grid = S15.grid()
+    grid = S15.trained_sigmas()
     sigmas = sampling_sigmas(grid, 4, spacing="official")
     assert torch.equal(sigmas[:-1], grid[[11, 7, 3, 0]])  # 11.25, 7.5, 3.75, 0
 
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_network_gets_the_index_of_the_reference(name):
-    grid = golden_schedule(name).grid()
+    grid = golden_schedule(name).trained_sigmas()
     assert index_from_sigma(grid, grid).tolist() == TABLES[f"{name}.timestep_map"].tolist()
 
 
@@ -130,7 +130,7 @@ def test_one_minus_eta_keeps_its_precision_in_float32_where_eta_is_near_one():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_dense_table_grows_strictly_and_holds_the_grid_bit_for_bit(schedule, dtype):
-    grid = schedule.grid().to(dtype)
+    grid = schedule.trained_sigmas().to(dtype)
     table = dense_sigmas(grid)
     every = math.ceil(1024 / len(grid))
     assert len(table) == every * len(grid) >= 1024
@@ -141,13 +141,13 @@ def test_the_dense_table_grows_strictly_and_holds_the_grid_bit_for_bit(schedule,
 
 
 def test_a_grid_longer_than_the_table_is_its_own_table():
-    grid = ResShiftSchedule(1500, 2.0, 0.04).grid()
+    grid = ResShiftSchedule(1500, 2.0, 0.04).trained_sigmas()
     assert torch.equal(dense_sigmas(grid), grid)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_index_is_whole_on_the_grid_also_after_rounding_to_float32(schedule):
-    grid = schedule.grid()
+    grid = schedule.trained_sigmas()
     whole = torch.arange(len(grid))
     assert torch.equal(index_from_sigma(grid, grid), whole.double())
     rounded = grid.float()
@@ -156,7 +156,7 @@ def test_the_index_is_whole_on_the_grid_also_after_rounding_to_float32(schedule)
 
 
 def test_the_index_between_entries_is_log_linear_and_ends_at_the_grids_ends():
-    grid = S4.grid()
+    grid = S4.trained_sigmas()
     middles = (grid[:-1] * grid[1:]).sqrt()
     torch.testing.assert_close(index_from_sigma(middles, grid), torch.arange(3).double() + 0.5)
     outside = torch.tensor([0.0, 1e-9, 1e9], dtype=torch.float64)
@@ -166,7 +166,7 @@ def test_the_index_between_entries_is_log_linear_and_ends_at_the_grids_ends():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_sigma_of_an_index_is_the_inverse_of_index_of_a_sigma(schedule):
-    grid = schedule.grid()
+    grid = schedule.trained_sigmas()
     index = torch.linspace(0, len(grid) - 1, 77, dtype=torch.float64)
     torch.testing.assert_close(
         index_from_sigma(sigma_from_index(index, grid), grid), index, rtol=0, atol=1e-3
@@ -178,13 +178,13 @@ def test_sigma_of_an_index_is_the_inverse_of_index_of_a_sigma(schedule):
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_as_many_steps_as_the_model_has_take_its_grid_bit_for_bit(spacing):
     for steps in (0, 15):
-        sigmas = sampling_sigmas(S15.grid(), steps, spacing)
-        assert torch.equal(sigmas[:-1].flip(0), S15.grid())
+        sigmas = sampling_sigmas(S15.trained_sigmas(), steps, spacing)
+        assert torch.equal(sigmas[:-1].flip(0), S15.trained_sigmas())
         assert sigmas[-1] == 0
 
 
 def test_fewer_steps_are_spread_evenly_and_keep_the_noisiest():
-    grid = S15.grid()
+    grid = S15.trained_sigmas()
     assert torch.equal(sampling_sigmas(grid, 1), torch.stack([grid[14], grid.new_zeros(())]))
     assert torch.equal(sampling_sigmas(grid, 3)[:-1], grid[[14, 7, 0]])
     assert torch.equal(sampling_sigmas(grid, 5)[:-1], grid[[14, 10, 7, 4, 0]])
@@ -192,7 +192,7 @@ def test_fewer_steps_are_spread_evenly_and_keep_the_noisiest():
 
 @pytest.mark.parametrize("steps", range(1, 41))
 def test_every_number_of_steps_gives_that_many_falling_sigmas_from_the_noisiest_to_zero(steps):
-    grid = S15.grid()
+    grid = S15.trained_sigmas()
     sigmas = sampling_sigmas(grid, steps)
     assert len(sigmas) == steps + 1
     assert sigmas[0] == grid[-1]
@@ -203,7 +203,7 @@ def test_every_number_of_steps_gives_that_many_falling_sigmas_from_the_noisiest_
 
 
 def test_more_steps_than_trained_are_log_interpolated():
-    grid = S4.grid()
+    grid = S4.trained_sigmas()
     sigmas = sampling_sigmas(grid, 7)[:-1].flip(0)
     assert torch.equal(sigmas[::2], grid)
     torch.testing.assert_close(sigmas[1::2], (grid[:-1] * grid[1:]).sqrt())
@@ -215,4 +215,4 @@ def test_more_steps_than_trained_are_log_interpolated():
 )
 def test_impossible_numbers_of_steps_are_refused(steps, spacing, remedy):
     with pytest.raises(ValueError, match=remedy):
-        sampling_sigmas(S15.grid(), steps, spacing)
+        sampling_sigmas(S15.trained_sigmas(), steps, spacing)

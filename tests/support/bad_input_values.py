@@ -234,7 +234,7 @@ def ribbon_conditioning(node_id: str) -> Prompt:
 
 def batch_rows() -> list[Row]:
     two = {"picture": picture(batch=2), "other": picture(batch=3)}
-    fits_not = "'{}' has 3 pictures for 2 images; give one or as many."
+    fits_not = "'{}' has 3 pictures for 2 images; give one, or one for each."
     finish = ("RestorationFinish",)
     return [
         Row(
@@ -284,7 +284,7 @@ def batch_rows() -> list[Row]:
             BATCHES,
             ("DiffBIRLatentGuidance",),
             "image: two targets for one picture",
-            "the guidance has 2 targets for 1 pictures; give one, or one for each.",
+            "the guidance has 2 targets for 1 images; give one, or one for each.",
             on({"guide": picture(batch=2)}),
             "elsewhere",
         ),
@@ -371,16 +371,9 @@ def mask_rows() -> list[Row]:
         ),
         Row(
             MASKS,
-            filling,
+            (*filling, *finish),
             "mask: three for one image",
-            "'mask' has 3 masks for 1 images; give one mask or one for each.",
-            masked(batch=3),
-        ),
-        Row(
-            MASKS,
-            finish,
-            "mask: three for one image",
-            "'mask' has 3 pictures for 1 images; give one or as many.",
+            "'mask' has 3 masks for 1 images; give one, or one for each.",
             masked(batch=3),
         ),
         Row(

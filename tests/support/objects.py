@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pack.model_loaders.resshift import bundled_vae, load_resshift, load_vq_vae
-from pack.pipelines.conditioning import ResShiftInputs
-from pack.pipelines.sampling import residual_shift_sigmas
+from pack.pipelines.resshift_conditioning import ResShiftInputs
+from pack.pipelines.resshift_sampling import residual_shift_sigmas
 from pack.samplers.residual_shift import sample_residual_shift
 from pack.tests.support.tiny import (
     FOLDED_RECORD,

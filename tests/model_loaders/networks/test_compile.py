@@ -13,8 +13,9 @@ from torch import Tensor
 from pack.model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
 from pack.model_loaders.networks.vq import VQAutoencoder
 from pack.model_loaders.resshift import load_resshift, load_vq_vae
-from pack.pipelines.conditioning import prepare_resshift
-from pack.pipelines.sampling import sample_resshift
+from pack.pipelines.noise import PictureSeeds
+from pack.pipelines.resshift_conditioning import prepare_resshift
+from pack.pipelines.resshift_sampling import sample_resshift
 from pack.tests.support.tiny import (
     INPAINT_UNET,
     OPERATIONS,
@@ -98,7 +99,7 @@ def test_comfyuis_compile_node_leaves_a_run_as_it_is(tmp_path):
     compiled = model.clone()
     set_torch_compile_wrapper(model=compiled, backend="eager", fullgraph=True)
     results = [
-        sample_resshift(each, given.positive, given.latent, seed=3)["samples"]
+        sample_resshift(each, given.positive, given.latent, seeds=PictureSeeds(3))["samples"]
         for each in (model, compiled, model)
     ]
     assert torch.equal(results[0], results[1])

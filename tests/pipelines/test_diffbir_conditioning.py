@@ -14,8 +14,8 @@ from torch import Tensor
 
 import nodes
 from pack.model_loaders.resshift import bundled_vae
-from pack.pipelines.control import CONDITION_KEY, DiffBIRInputs, prepare_diffbir
-from pack.pipelines.noise import draw_noise, picture_generators
+from pack.pipelines.diffbir_conditioning import CONDITION_KEY, DiffBIRInputs, prepare_diffbir
+from pack.pipelines.noise import PictureSeeds, draw_noise
 from pack.pipelines.tiles import patch_tiles
 from pack.samplers.discrete import alphas_cumprod
 from pack.tests.support.diffbir import (
@@ -197,8 +197,8 @@ def test_added_noise_is_that_of_the_timestep(prepare, zero_snr):
     one, other = (
         (hint_of(inputs.positive) - kept**0.5 * clean) / (1 - kept) ** 0.5
         for inputs in (
-            prepare(images, noise_aug=120, zero_snr=zero_snr, seed=9),
-            prepare(images[1:], noise_aug=120, zero_snr=zero_snr, seed=10),
+            prepare(images, noise_aug=120, zero_snr=zero_snr, seeds=PictureSeeds(9)),
+            prepare(images[1:], noise_aug=120, zero_snr=zero_snr, seeds=PictureSeeds(10)),
         )
     )
     assert abs(one.mean()) < 0.1
@@ -213,10 +213,12 @@ def test_both_prompts_see_the_same_added_noise(prepare):
 
 def test_added_noise_is_none_that_a_sampler_of_that_seed_draws(prepare):
     image = picture(64, 64)
-    clean, noisy = (hint_of(prepare(image, noise_aug=k, seed=5).positive) for k in (0, 999))
+    clean, noisy = (
+        hint_of(prepare(image, noise_aug=k, seeds=PictureSeeds(5)).positive) for k in (0, 999)
+    )
     kept = alphas_cumprod()[999].item()
     added = (noisy - kept**0.5 * clean) / (1 - kept) ** 0.5
-    generators = picture_generators(5, "same for all", [0])
+    generators = PictureSeeds(5, "same for all", [0]).generators(1)
     for _ in range(4):
         drawn = draw_noise(generators, clean)
         assert (added - drawn).abs().max() > 1
@@ -227,7 +229,7 @@ def test_added_noise_is_none_that_a_sampler_of_that_seed_draws(prepare):
 def test_added_noise_may_be_the_same_for_all_pictures(prepare):
     images = picture(64, 64).expand(2, -1, -1, -1)
     same, different = (
-        hint_of(prepare(images, noise_aug=200, batch_noise=choice).positive)
+        hint_of(prepare(images, noise_aug=200, seeds=PictureSeeds(0, choice)).positive)
         for choice in ("same for all", "different per image")
     )
     assert torch.equal(same[0], same[1])

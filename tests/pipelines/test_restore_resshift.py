@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pack.pipelines.conditioning import prepare_resshift
 from pack.pipelines.finish import finish_restoration
-from pack.pipelines.restore import PIECE_SEED_STEP, restore_with_resshift
-from pack.pipelines.sampling import sample_resshift
+from pack.pipelines.noise import PictureSeeds
+from pack.pipelines.resshift_conditioning import prepare_resshift
+from pack.pipelines.resshift_sampling import sample_resshift
+from pack.pipelines.restore_resshift import PIECE_SEED_STEP, restore_with_resshift
 from pack.pipelines.tiles import TileSettings
 from pack.tests.support.golden import assert_close
 from pack.tests.support.tiny import picture
@@ -27,7 +28,7 @@ def test_one_call_is_the_separate_steps_in_a_row(sr, color_fix):
     image = picture(13, 10)
     inputs = prepare_resshift(model, vae, image)
     sampled = sample_resshift(
-        model, inputs.positive, inputs.latent, seed=9, steps=3, randomness=0.7
+        model, inputs.positive, inputs.latent, seeds=PictureSeeds(9), steps=3, randomness=0.7
     )
     expected = finish_restoration(
         vae.decode(sampled["samples"]),
@@ -149,7 +150,7 @@ def test_images_that_are_none_are_refused(sr, image, mask, remedy):
     ("mask", "remedy"),
     [
         (None, "connect a mask"),
-        (torch.zeros(3, 8, 8), "3 masks for 2 images; give one mask or one for each"),
+        (torch.zeros(3, 8, 8), "3 masks for 2 images; give one, or one for each"),
         (torch.zeros(1, 64, 64), r"with a picture without transparency\. Paint a mask"),
         (torch.ones(1, 64, 64), "'mask' is 64x64 and the image 8x8"),
         (torch.zeros(1, 8, 9), "resize the mask"),

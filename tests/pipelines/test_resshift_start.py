@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pack.images.resize import enlarge_bicubic
-from pack.pipelines import start
-from pack.pipelines.conditioning import prepare_resshift
-from pack.pipelines.restore import restore_with_resshift
+from pack.pipelines import resshift_start
+from pack.pipelines.resshift_conditioning import prepare_resshift
+from pack.pipelines.restore_resshift import restore_with_resshift
 from pack.pipelines.tiles import TileSettings
 from pack.tests.support.golden import assert_close
 from pack.tests.support.tiny import picture
@@ -35,16 +35,16 @@ def test_the_chain_starts_around_the_picture_of_the_network_in_the_file(started)
 
 def test_pieces_of_a_large_picture_equal_the_whole(started, monkeypatch):
     planes = picture(40, 56).movedim(-1, 1)
-    whole = start.start_picture(started[0], planes)
-    monkeypatch.setattr(start, "CORE_PX", 16)
-    assert_close(start.start_picture(started[0], planes), whole, 1e-6)
+    whole = resshift_start.start_picture(started[0], planes)
+    monkeypatch.setattr(resshift_start, "CORE_PX", 16)
+    assert_close(resshift_start.start_picture(started[0], planes), whole, 1e-6)
 
 
 def test_pictures_of_a_batch_start_as_they_do_alone(started):
     planes = torch.cat([picture(8, 8, seed=k) for k in (1, 2)]).movedim(-1, 1)
-    both = start.start_picture(started[0], planes)
+    both = resshift_start.start_picture(started[0], planes)
     for k in (0, 1):
-        assert_close(start.start_picture(started[0], planes[k : k + 1])[0], both[k], 1e-6)
+        assert_close(resshift_start.start_picture(started[0], planes[k : k + 1])[0], both[k], 1e-6)
 
 
 @pytest.mark.parametrize("kind", ["sr", "folded", "started"])

@@ -15,7 +15,7 @@ from ..images.padding import multiple_above
 from ..images.transparency import visible_planes
 from ..model_loaders.la_control_net import is_la_control_net, text_width
 from ..samplers.discrete import TRAINING_STEPS, alphas_cumprod
-from .noise import SEED_COUNT, BatchNoise, draw_noise, picture_generators
+from .noise import WHOLE_BATCH, PictureSeeds, draw_noise
 
 CONDITION_KEY = "diffbir_condition"
 SIZE_MULTIPLE_PX = 64
@@ -63,9 +63,7 @@ def prepare_diffbir(
     noise_aug: int = 0,
     zero_snr: bool = False,
     start: Start = "noise",
-    seed: int = 0,
-    batch_noise: BatchNoise = "different per image",
-    first: int = 0,
+    seeds: PictureSeeds = WHOLE_BATCH,
     multiple: int = SIZE_MULTIPLE_PX,
 ) -> DiffBIRInputs:
     """Return conditioning and start latent for restoring an image.
@@ -85,9 +83,7 @@ def prepare_diffbir(
             sees, 0 for none.
         zero_snr: Whether that timestep is one of the schedule with zero terminal SNR (v2.1).
         start: Whether the start latent is empty or the condition without added noise.
-        seed: Seed of the added noise; its stream is another than the sampler's of the same seed.
-        batch_noise: Whether picture k takes `seed + k` or every picture `seed`.
-        first: Place of the first picture in the whole batch.
+        seeds: Decide the added noise; its stream is another than the sampler's of the same seeds.
         multiple: Sides are padded to multiples of it; 64, or 8 for pictures in official tiles.
     Raises:
         ValueError: If an input does not fit; the message says which and what to do.
@@ -101,7 +97,7 @@ def prepare_diffbir(
         raise ValueError(f"'start' is one of {', '.join(STARTS)}, not '{start}'.")
     if not 0 <= noise_aug < TRAINING_STEPS:
         raise ValueError(f"'noise_aug' is {noise_aug}; give 0 to {TRAINING_STEPS - 1}.")
-    planes = visible_planes(image)
+    planes = visible_planes(image)  # (B, 3, H, W)
     height, width = planes.shape[-2:]
     padded = F.pad(
         planes,
@@ -111,13 +107,11 @@ def prepare_diffbir(
             0,
             multiple_above(height, multiple) - height,
         ),
-    )
-    condition = vae.encode(planes_to_image(padded)).float()
+    )  # (B, 3, padded H, padded W)
+    condition = vae.encode(planes_to_image(padded)).float()  # (B, 4, padded H / 8, padded W / 8)
     hint = comfy.latent_formats.SD15().process_in(condition)
     if noise_aug > 0:
-        generators = picture_generators(
-            (seed + NOISE_AUG_STREAM) % SEED_COUNT, batch_noise, range(first, first + len(hint))
-        )
+        generators = seeds.moved_by(NOISE_AUG_STREAM).generators(len(hint))
         kept = alphas_cumprod(zero_snr=zero_snr)[noise_aug].item()
         hint = kept**0.5 * hint + (1 - kept) ** 0.5 * draw_noise(generators, hint)
 

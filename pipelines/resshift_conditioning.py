@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..images.conversion import image_to_planes, is_stand_in, mask_to_plane, planes_to_image
+from ..images.conversion import (
+    check_count,
+    image_to_planes,
+    is_stand_in,
+    mask_to_plane,
+    planes_to_image,
+)
 from ..images.padding import reflect_pad_to, reflect_pad_to_multiple
 from ..images.resize import enlarge_bicubic
 from ..images.transparency import visible_planes
@@ -18,9 +24,8 @@ from ..model_loaders.resshift_model import (
     LQ_KEY,
     MASK_KEY,
     ResShiftModel,
-    fit_preview,
 )
-from .start import start_picture
+from .resshift_start import start_picture
 
 logger = logging.getLogger("resshift-diffbir")
 
@@ -88,21 +93,21 @@ def prepare_resshift(
     """
     network = resshift_model(model)
     _check_vae(network, vae)
-    planes = visible_planes(image).clamp(0, 1)
+    planes = visible_planes(image).clamp(0, 1)  # (B, 3, H, W)
     scale = network.record.scale
     height, width = planes.shape[-2:]
     hole = _hole(network, mask, planes)
     if hole is not None:
         planes = planes * (1 - hole)
 
-    planes = reflect_pad_to_multiple(planes, network.size_multiple_px)
-    y = vae.encode(planes_to_image(_start(model, planes, start_image, (height, width))))
+    planes = reflect_pad_to_multiple(planes, network.size_multiple_px)  # (B, 3, padded H, padded W)
+    start = _start(model, planes, start_image, (height, width))  # (B, 3, scale H, scale W)
+    y = vae.encode(planes_to_image(start))  # (B, latent channels, h, w)
     lq = planes * 2 - 1
-    fit_preview(network, y, lq)
 
     values = {LATENT_KEY: y, LQ_KEY: lq}
     if hole is not None:
-        padded = reflect_pad_to_multiple(hole, network.size_multiple_px)
+        padded = reflect_pad_to_multiple(hole, network.size_multiple_px)  # as planes, one channel
         values[MASK_KEY] = padded * 2 - 1
     ratio = scale * network.network_config.condition_ratio
     return ResShiftInputs(
@@ -143,11 +148,7 @@ def check_start_image(start_image: Tensor, scale: int, size: tuple[int, int], co
             f"'start_image' is {start.shape[-1]}x{start.shape[-2]} and must have the size of the"
             f" result, {width}x{height}: enlarge the image {scale} times with any upscaler."
         )
-    if len(start) not in (1, count):
-        raise ValueError(
-            f"'start_image' has {len(start)} pictures for {count} images; give one, or one for"
-            " each."
-        )
+    check_count(len(start), count, "'start_image'")
     return start.clamp(0, 1).expand(count, -1, -1, -1)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from pack.images.padding import reflect_pad_to
 from pack.images.resize import enlarge_bicubic
-from pack.pipelines.conditioning import prepare_resshift, resshift_model
+from pack.pipelines.resshift_conditioning import prepare_resshift, resshift_model
 from pack.tests.support.golden import assert_close
 from pack.tests.support.tiny import picture
 
@@ -138,7 +138,7 @@ def test_images_that_are_none_are_refused(sr, image, mask, remedy):
         (torch.zeros(1, 64, 64), r"with a picture without transparency\. Paint a mask"),
         (torch.ones(1, 64, 64), "'mask' is 64x64 and the image 8x8"),
         (torch.zeros(1, 8, 9), "resize the mask to the size of the image"),
-        (torch.zeros(2, 8, 8), "2 masks for 1 images; give one mask or one for each"),
+        (torch.zeros(2, 8, 8), "2 masks for 1 images; give one, or one for each"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(inpaint, mask, remedy):

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from pack.model_loaders.record import PRESETS
 from pack.model_loaders.resshift import load_resshift, load_vq_vae
-from pack.pipelines.conditioning import ResShiftInputs, prepare_resshift
 from pack.pipelines.finish import finish_restoration
-from pack.pipelines.noise import draw_noise, picture_generators
-from pack.pipelines.sampling import (
+from pack.pipelines.noise import PictureSeeds, draw_noise
+from pack.pipelines.resshift_conditioning import ResShiftInputs, prepare_resshift
+from pack.pipelines.resshift_sampling import (
     patch_schedule,
     residual_shift_sampler,
     residual_shift_sigmas,
@@ -108,7 +108,9 @@ def test_the_sampler_draws_from_seed_plus_k_and_nothing_else(sr):
         generator = torch.Generator().manual_seed(11 + k)
         noises.append(torch.stack([torch.randn(3, 8, 8, generator=generator) for _ in range(4)]))
     expected = sample_with_noises(model, inputs, torch.stack(noises, dim=1))
-    sampled = sample_resshift(model, inputs.positive, inputs.latent, seed=11)["samples"]
+    sampled = sample_resshift(model, inputs.positive, inputs.latent, seeds=PictureSeeds(11))[
+        "samples"
+    ]
     assert torch.equal(sampled, expected)
 
 
@@ -127,18 +129,20 @@ def test_the_node_and_comfyuis_custom_sampler_make_the_same_first_picture(sr, in
         disable_pbar=True,
         seed=5,
     )
-    own = sample_resshift(model, inputs.positive, inputs.latent, seed=5)["samples"]
+    own = sample_resshift(model, inputs.positive, inputs.latent, seeds=PictureSeeds(5))["samples"]
     assert torch.equal(custom, own)
 
 
 def test_the_same_seed_gives_the_same_latent_whatever_ran_before(sr, inputs):
     model = sr[0]
-    first = sample_resshift(model, inputs.positive, inputs.latent, seed=3)["samples"]
-    other = sample_resshift(model, inputs.positive, inputs.latent, seed=4, steps=2)["samples"]
+    first = sample_resshift(model, inputs.positive, inputs.latent, seeds=PictureSeeds(3))["samples"]
+    other = sample_resshift(model, inputs.positive, inputs.latent, seeds=PictureSeeds(4), steps=2)[
+        "samples"
+    ]
     torch.manual_seed(99)
     torch.randn(7)
     stock(model, inputs, "euler_ancestral", "karras")
-    again = sample_resshift(model, inputs.positive, inputs.latent, seed=3)["samples"]
+    again = sample_resshift(model, inputs.positive, inputs.latent, seeds=PictureSeeds(3))["samples"]
     assert torch.equal(first, again)
     assert (first - other).abs().max() > 0.01
 
@@ -147,11 +151,17 @@ def test_every_picture_of_a_batch_is_that_picture_sampled_alone(sr):
     model, vae = sr
     images = picture(8, 8, batch=3)
     inputs = prepare_resshift(model, vae, images)
-    sampled = sample_resshift(model, inputs.positive, inputs.latent, seed=20)["samples"]
+    sampled = sample_resshift(model, inputs.positive, inputs.latent, seeds=PictureSeeds(20))[
+        "samples"
+    ]
     for k in range(3):
         alone = prepare_resshift(model, vae, images[k : k + 1])
-        by_seed = sample_resshift(model, alone.positive, alone.latent, seed=20 + k)["samples"]
-        by_place = sample_resshift(model, alone.positive, alone.latent, seed=20, first=k)["samples"]
+        by_seed = sample_resshift(model, alone.positive, alone.latent, seeds=PictureSeeds(20 + k))[
+            "samples"
+        ]
+        by_place = sample_resshift(
+            model, alone.positive, alone.latent, seeds=PictureSeeds(20, places=[k])
+        )["samples"]
         assert torch.equal(by_seed, by_place)
         assert_close(sampled[k : k + 1], by_seed, 2e-5)  # sums of a batch round differently
 
@@ -160,7 +170,7 @@ def test_noise_may_be_the_same_for_all_pictures(sr):
     model, vae = sr
     inputs = prepare_resshift(model, vae, picture(8, 8).expand(2, -1, -1, -1))
     sampled = [
-        sample_resshift(model, inputs.positive, inputs.latent, seed=1, batch_noise=choice)[
+        sample_resshift(model, inputs.positive, inputs.latent, seeds=PictureSeeds(1, choice))[
             "samples"
         ]
         for choice in ("same for all", "different per image")
@@ -171,12 +181,14 @@ def test_noise_may_be_the_same_for_all_pictures(sr):
 
 def test_without_randomness_the_chain_is_eulers_method(sr, inputs):
     model = sr[0]
-    calm = sample_resshift(model, inputs.positive, inputs.latent, seed=1, randomness=0.0)["samples"]
+    calm = sample_resshift(
+        model, inputs.positive, inputs.latent, seeds=PictureSeeds(1), randomness=0.0
+    )["samples"]
     samples = inputs.latent["samples"]
-    start = draw_noise(picture_generators(1, "same for all", [0]), samples)
+    start = draw_noise(PictureSeeds(1, "same for all", [0]).generators(1), samples)
     euler = stock(model, inputs, "euler", "simple", noise=start)
     assert_close(calm, euler, 2e-5)
-    wild = sample_resshift(model, inputs.positive, inputs.latent, seed=1)["samples"]
+    wild = sample_resshift(model, inputs.positive, inputs.latent, seeds=PictureSeeds(1))["samples"]
     assert (wild - calm).abs().max() > 0.01
 
 
@@ -187,7 +199,7 @@ def test_any_number_of_steps_runs_and_reports_each(sr, inputs, steps):
         sr[0],
         inputs.positive,
         inputs.latent,
-        seed=0,
+        seeds=PictureSeeds(0),
         steps=steps,
         callback=lambda step, denoised, x, total: seen.append((step, total)),
     )["samples"]
@@ -199,12 +211,15 @@ def test_zero_steps_are_the_models_own_also_where_it_needs_one(tmp_path, sr):
     assert len(residual_shift_sigmas(sr[0], 0)) == 5
     one_step, _ = tiny_pair(tmp_path, sampling_steps=1)
     sigmas = residual_shift_sigmas(one_step, 0)
-    assert sigmas.tolist() == [one_step.get_model_object("model_sampling").grid[-1].item(), 0]
+    assert sigmas.tolist() == [
+        one_step.get_model_object("model_sampling").trained_sigmas[-1].item(),
+        0,
+    ]
 
 
 def test_the_latent_comes_back_with_what_it_carries(sr, inputs):
     latent = {**inputs.latent, "batch_index": [0]}
-    sampled = sample_resshift(sr[0], inputs.positive, latent, seed=0, steps=1)
+    sampled = sample_resshift(sr[0], inputs.positive, latent, seeds=PictureSeeds(0), steps=1)
     assert sampled.keys() == {"samples", "batch_index"}
     assert sampled["samples"].shape == latent["samples"].shape
 
@@ -302,7 +317,7 @@ def test_the_simple_scheduler_at_t_steps_is_the_trained_grid_bit_for_bit(sr, sch
     model = patch_schedule(sr[0], schedule)
     sampling = model.get_model_object("model_sampling")
     simple = comfy.samplers.calculate_sigmas(sampling, "simple", schedule.steps)
-    assert torch.equal(simple, sampling_sigmas(schedule.grid().float(), 0))
+    assert torch.equal(simple, sampling_sigmas(schedule.trained_sigmas().float(), 0))
     assert torch.equal(simple, residual_shift_sigmas(model, schedule.steps))
 
 
@@ -321,7 +336,7 @@ def network_inputs(model) -> tuple[object, list[dict[str, Tensor]]]:
 
 def test_the_network_gets_the_whole_index_of_each_step(sr, inputs):
     model, seen = network_inputs(sr[0])
-    sample_resshift(model, inputs.positive, inputs.latent, seed=0)
+    sample_resshift(model, inputs.positive, inputs.latent, seeds=PictureSeeds(0))
     assert [call["timesteps"].tolist() for call in seen] == [[3], [2], [1], [0]]
 
 
@@ -331,10 +346,12 @@ def test_areas_crop_what_the_network_sees(sr):
     left, right = (8, 16, 0, 0), (8, 16, 0, 16)  # height, width, y, x in latent pixels
     text, values = inputs.positive[0]
     areas = [[text, {**values, "area": area, "strength": 1.0}] for area in (left, right)]
-    sampled = sample_resshift(model, areas, inputs.latent, seed=0, steps=1)["samples"]
+    sampled = sample_resshift(model, areas, inputs.latent, seeds=PictureSeeds(0), steps=1)[
+        "samples"
+    ]
 
     whole = values["resshift_lq"]
-    noise = draw_noise(picture_generators(0, "same for all", [0]), whole)
+    noise = draw_noise(PictureSeeds(0, "same for all", [0]).generators(1), whole)
     for name, columns in (("left", slice(0, 16)), ("right", slice(16, 32))):
         lq = whole[..., columns]
         assert any(torch.equal(lq, one[None]) for call in seen for one in call["lq"]), name
@@ -373,9 +390,11 @@ def test_areas_crop_what_the_network_sees(sr):
 def test_one_image_serves_a_batch_of_latents(sr, inputs):
     model = sr[0]
     three = {"samples": inputs.latent["samples"].expand(3, -1, -1, -1)}
-    sampled = sample_resshift(model, inputs.positive, three, seed=30)["samples"]
+    sampled = sample_resshift(model, inputs.positive, three, seeds=PictureSeeds(30))["samples"]
     for k in range(3):
-        alone = sample_resshift(model, inputs.positive, inputs.latent, seed=30 + k)["samples"]
+        alone = sample_resshift(model, inputs.positive, inputs.latent, seeds=PictureSeeds(30 + k))[
+            "samples"
+        ]
         assert_close(sampled[k : k + 1], alone, 2e-5)
 
 
@@ -387,7 +406,7 @@ def test_a_noise_mask_keeps_the_rest_of_the_latent(sr, inputs, sampler):
     samples = inputs.latent["samples"]
     if sampler == "own":
         latent = {**inputs.latent, "noise_mask": mask}
-        sampled = sample_resshift(model, inputs.positive, latent, seed=0)["samples"]
+        sampled = sample_resshift(model, inputs.positive, latent, seeds=PictureSeeds(0))["samples"]
     else:
         sampled = comfy.sample.sample(
             model,
@@ -410,7 +429,7 @@ def test_a_noise_mask_keeps_the_rest_of_the_latent(sr, inputs, sampler):
 
 def test_a_latent_of_a_grey_picture_is_not_mistaken_for_an_empty_one(sr, inputs):
     latent = {"samples": torch.zeros(1, 3, 8, 16), "downscale_ratio_spacial": 4}
-    sampled = sample_resshift(sr[0], inputs.positive, latent, seed=0)["samples"]
+    sampled = sample_resshift(sr[0], inputs.positive, latent, seeds=PictureSeeds(0))["samples"]
     assert sampled.shape == (1, 3, 8, 16)
     assert sampled.abs().max() > 0.1
 
@@ -470,7 +489,7 @@ def test_a_schedule_out_of_range_is_refused(sr):
 
 def test_a_patched_schedule_is_what_is_sampled(sr, inputs):
     patched, seen = network_inputs(patch_schedule(sr[0], ResShiftSchedule(6, 1.0, 0.1)))
-    sample_resshift(patched, inputs.positive, inputs.latent, seed=0)
+    sample_resshift(patched, inputs.positive, inputs.latent, seeds=PictureSeeds(0))
     own = sr[0].model.record
     assert len(seen) == (own.sampling_steps or 6)
     assert len(residual_shift_sigmas(patched, 0)) == 7

@@ -6,38 +6,30 @@ from collections.abc import Iterator
 from typing import Any
 
 import comfy.model_management
-import torch
 from torch import Tensor
 
 from ..images.color import ColorFix
 from ..images.conversion import (
+    check_count,
     check_image,
     collect_pictures,
-    image_to_planes,
     mask_to_plane,
     planes_to_image,
 )
 from ..images.transparency import visible_planes
 from ..samplers.tiles import cut_tile, merge_tiles, tile_positions
-from .conditioning import (
-    check_start_image,
-    prepare_resshift,
-    resshift_model,
-    usable_mask,
-)
-from .finish import enlarge_alpha, finish_restoration
-from .noise import SEED_COUNT, BatchNoise
+from .finish import finish_restoration, with_alpha_of
+from .frames import FRAMES_AT_ONCE, check_frames_at_once
+from .noise import BatchNoise, PictureSeeds
 from .progress import RunProgress
-from .sampling import residual_shift_sigmas, sample_resshift
+from .resshift_conditioning import check_start_image, prepare_resshift, resshift_model, usable_mask
+from .resshift_sampling import residual_shift_sigmas, sample_resshift
 from .tiles import TILES, TILINGS, TiledVAE, TileSettings, patch_tiles
 
 # Between the seeds of the pieces of one picture, far from those of a batch's other pictures.
 PIECE_SEED_STEP = 1 << 32
 # The reference's overlap is an eighth of its tile: 64 of 512.
 CHOP_OVERLAP = 8
-# Pictures that share each call. One needs the least memory and is no slower on a CPU; the number is
-# the same on every machine.
-FRAMES_AT_ONCE = 1
 
 
 def restore_with_resshift(
@@ -91,10 +83,7 @@ def restore_with_resshift(
     mask = usable_mask(network, mask, height, width)
     if mask is not None:
         mask = mask.reshape(-1, *mask.shape[-2:])
-        if len(mask) not in (1, count):
-            raise ValueError(
-                f"'mask' has {len(mask)} masks for {count} images; give one mask or one for each."
-            )
+        check_count(len(mask), count, "'mask'", "masks")
         mask = mask.expand(count, -1, -1)
     scale = network.record.scale
     starts = None
@@ -128,15 +117,14 @@ def restore_with_resshift(
             start = start_of(first, len(pictures), place)
             inputs = prepare_resshift(model, vae, part, hole, start)
             done = run_steps * (first * len(places) + number * len(pictures))
+            seeds = PictureSeeds(seed, batch_noise, range(first, first + len(pictures)))
             sampled = sample_resshift(
                 model,
                 inputs.positive,
                 inputs.latent,
-                seed=(seed + number * PIECE_SEED_STEP) % SEED_COUNT,
+                seeds=seeds.moved_by(number * PIECE_SEED_STEP),
                 steps=steps,
                 randomness=randomness,
-                batch_noise=batch_noise,
-                first=first,
                 callback=progress.steps_after(done, len(pictures)),
             )
             decoded = vae.decode(sampled["samples"])
@@ -161,21 +149,6 @@ def restore_with_resshift(
         return with_alpha_of(pictures, finished).cpu()
 
     return collect_pictures(map(restored, range(0, count, frames_at_once)), count)
-
-
-def check_frames_at_once(frames_at_once: int) -> None:
-    """Make sure that it is 1 or more."""
-    if frames_at_once < 1:
-        raise ValueError(f"'frames_at_once' is {frames_at_once}; it must be 1 or more.")
-
-
-def with_alpha_of(pictures: Tensor, restored: Tensor) -> Tensor:
-    """Return restored pictures with the alpha of the ones they came from, enlarged, if any."""
-    _, alpha = image_to_planes(pictures)
-    if alpha is None:
-        return restored
-    plane = enlarge_alpha(alpha, *restored.shape[1:3]).movedim(1, -1)
-    return torch.cat([restored, plane.to(restored)], dim=-1)
 
 
 def _merged(

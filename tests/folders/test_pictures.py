@@ -1,0 +1,51 @@
+"""Writing pictures; what Save Image writes itself is compared in test_restorer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pack.folders.job import Encoding
+from pack.folders.pictures import read_metadata, to_bytes, write_picture
+
+PNG = Encoding("png", 92, False)
+
+
+def test_values_are_cut_off_and_rounded_down_as_save_image_does():
+    values = np.array([[[-1.0, 0.0, 0.5], [0.9999, 1.0, 2.0]]])
+    assert to_bytes(values).tolist() == [[[0, 0, 127], [254, 255, 255]]]
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
+def test_grey_colour_and_transparency_are_written(tmp_path, channels, mode):
+    image = np.random.default_rng(0).random((4, 6, channels))
+    write_picture(image, tmp_path / "a.png", PNG, None, {})
+    with Image.open(tmp_path / "a.png") as written:
+        assert (written.mode, written.size) == (mode, (6, 4))
+        assert np.array_equal(np.asarray(written).reshape(image.shape), to_bytes(image))
+        assert "prompt" not in written.info
+
+
+def test_jpeg_refuses_transparency_with_a_remedy(tmp_path):
+    with pytest.raises(ValueError, match="--format png or webp"):
+        write_picture(np.zeros((4, 4, 4)), tmp_path / "a.jpg", Encoding("jpg", 92, False), None, {})
+
+
+@pytest.mark.parametrize("name", ["jpg", "webp"])
+def test_a_higher_quality_gives_a_larger_file(tmp_path, name):
+    image = np.random.default_rng(0).random((32, 32, 3))
+    for quality in (10, 95):
+        file = tmp_path / f"{quality}.{name}"
+        write_picture(image, file, Encoding(name, quality, False), None, {})
+    assert (tmp_path / f"10.{name}").stat().st_size < (tmp_path / f"95.{name}").stat().st_size
+
+
+def test_metadata_is_read_without_the_orientation_that_loading_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera"
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg", exif=exif, icc_profile=b"profile")
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
+    kept = read_metadata(tmp_path / "a.jpg")
+    assert (dict(kept["exif"]), kept["icc_profile"]) == ({0x010F: "a camera"}, b"profile")
+    assert read_metadata(tmp_path / "b.png") == {}
