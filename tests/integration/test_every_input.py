@@ -22,6 +22,7 @@ NODES = [
     if any(kind in PLAIN for kind, _ in schema["inputs"].values())
 ]
 SLOW = ("ResShiftRestoreImage", "DiffBIRLatentGuidance", "DiffBIRSampler", "DiffBIRRestoreImage")
+SLOW += ("RestorationFaceDetect", "RestorationFacePhoto")
 
 # Calls with more pictures round otherwise; less than a level of 8 bits.
 ROUNDING = 1 / 255
