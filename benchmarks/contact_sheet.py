@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-MOST_BYTES = 1_500_000
+MOST_BYTES = 1_050_000
 SIDES = (224, 208, 192, 176, 160, 144, 128, 112, 96, 80, 64)
 TITLE_HEIGHT = 20
 NAME_WIDTH = 84
@@ -52,7 +52,7 @@ PIECES = (
 
 
 def save_contact_sheet(path: Path, names: list[str], columns: dict[str, list[Tensor]]) -> int:
-    """Write a PNG with a row for each picture and a cell for each column.
+    """Write a lossless WebP with a row for each picture and a cell for each column.
 
     Args:
         path: The file.
@@ -83,7 +83,7 @@ def save_pieces(
     columns: dict[str, list[Tensor]],
     pieces: Sequence[Piece] = PIECES,
 ) -> int:
-    """Write a PNG of the places of the pictures, each pixel as a square of `ENLARGED` pixels.
+    """Write a lossless WebP of the places of the pictures, each pixel as a square of `ENLARGED` pixels.
 
     Args:
         path: The file.
@@ -148,7 +148,7 @@ def to_image(picture: Tensor) -> Image.Image:
 def _save(sheet: Image.Image, path: Path) -> bool:
     """Write the sheet if it is small enough, and return whether it was."""
     encoded = io.BytesIO()
-    sheet.save(encoded, "PNG", optimize=True)
+    sheet.save(encoded, "WEBP", lossless=True, method=6)
     if encoded.tell() > MOST_BYTES:
         return False
     path.write_bytes(encoded.getvalue())

@@ -37,7 +37,7 @@ from ..samplers.discrete import alphas_cumprod, sigmas_from_alphas_cumprod, spac
 from ..samplers.guidance import rescaled_cfg_scale
 from ..samplers.schedules import ResShiftSchedule, one_minus_eta_from_sigma
 from ..samplers.tiles import tile_positions
-from . import diagrams
+from . import diagrams, face_illustrations
 from .contact_sheet import to_image
 from .diagrams import Curve
 
@@ -378,6 +378,11 @@ PICTURES: dict[str, Callable[[Materials], Image.Image]] = {
     "RestorationMetrics": draw_metrics,
     "RestorationFidelitySweep": draw_sweep,
     "DiffBIRLatentGuidance": draw_guidance,
+    "RestorationFaceDetect": face_illustrations.draw_detection,
+    "RestorationFacePoints": face_illustrations.draw_points,
+    "RestorationFaceAlign": face_illustrations.draw_alignment,
+    "RestorationFacePaste": face_illustrations.draw_masks,
+    "RestorationFacePhoto": face_illustrations.draw_photo,
     "DiffBIRDynamicCFG": draw_cfg,
     "DiffBIRSpacedScheduler": draw_spaced,
     "SwinIRLoader": wiring(diagrams.DIFFBIR, "Load Restoration Network"),

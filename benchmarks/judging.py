@@ -54,8 +54,8 @@ from .targets import (
 )
 
 PAGE = "bundled-model-figures.md"
-SHEET = "bundled-model.png"
-PIECES_SHEET = "bundled-model-{}.png"
+SHEET = "bundled-model.webp"
+PIECES_SHEET = "bundled-model-{}.webp"
 SPEED_SIDE = 256
 TIMED_RUNS = 2
 

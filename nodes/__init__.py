@@ -11,6 +11,12 @@ from .diffbir_guidance import DiffBIRDynamicCFG, DiffBIRLatentGuidance
 from .diffbir_restore import DiffBIRRestoreImage
 from .diffbir_sampling import DiffBIRSampler, DiffBIRSpacedScheduler
 from .diffbir_stage_one import DiffBIRRemoveDegradation, SwinIRLoader
+from .faces import (
+    RestorationFaceAlign,
+    RestorationFaceDetect,
+    RestorationFacePaste,
+    RestorationFacePoints,
+)
 from .hypir import HYPIRLoader, HYPIRRestoreImage, HYPIRSingleStep
 from .image import RestorationColorFix, RestorationFinish
 from .measure import RestorationFidelitySweep, RestorationMetrics
@@ -23,6 +29,7 @@ from .resshift_sampling import (
     ResShiftConditioning,
     ResShiftModelSampling,
 )
+from .restore_faces import RestorationFacePhoto
 from .tiles import RestorationTiles
 from .training import (
     ResShiftTrainingPairs,
@@ -65,4 +72,9 @@ NODES: list[type[io.ComfyNode]] = [
     ResShiftTrainingPairs,
     ResShiftValidation,
     RestorationValidationChart,
+    RestorationFaceDetect,
+    RestorationFacePoints,
+    RestorationFaceAlign,
+    RestorationFacePaste,
+    RestorationFacePhoto,
 ]

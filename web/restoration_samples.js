@@ -5,6 +5,7 @@ import { app } from "../../scripts/app.js";
 
 const SAMPLES = [
   "restoration_coffee.jpg",
+  "restoration_crew.jpg",
   "restoration_face.jpg",
   "restoration_old_photo.jpg",
   "restoration_original.jpg",

@@ -138,14 +138,15 @@ def test_another_noise_scale_keeps_the_sequence_of_eta():
 
 
 def noise_columns() -> dict[str, list[Tensor]]:
-    noise = torch.rand(1, 3, 200, 150, generator=torch.Generator().manual_seed(0))
-    return {"one": [noise, noise], "two": [noise, noise]}
+    generator = torch.Generator().manual_seed(0)
+    noises = [torch.rand(1, 3, 200, 150, generator=generator) for _ in range(4)]
+    return {"one": noises[:2], "two": noises[2:]}
 
 
 def test_a_sheet_stays_within_its_bytes(tmp_path, monkeypatch):
     from pack.benchmarks import contact_sheet
 
-    path = tmp_path / "sheet.png"
+    path = tmp_path / "sheet.webp"
     columns = noise_columns()
     assert contact_sheet.save_contact_sheet(path, ["a", "b"], columns) == contact_sheet.SIDES[0]
     monkeypatch.setattr(contact_sheet, "MOST_BYTES", 150_000)

@@ -20,6 +20,7 @@ NAMES = sorted(path.stem for path in (PACK_ROOT / "subgraphs").glob("*.json"))
 LOAD_IMAGE, SAVE_IMAGE = 3, 8
 PLACES = {LOAD_IMAGE: [60, 120], SAVE_IMAGE: [950, 120]}
 PLACE = (450.0, 120.0)
+BLUEPRINTS = ["Restore (DiffBIR)", "Restore (ResShift)", "Restore Faces"]
 
 
 def api_prompt(name: str) -> dict[str, Any]:
@@ -32,6 +33,10 @@ def expected_prompt(name: str) -> dict[str, Any]:
         prompt = api_prompt("resshift_x4_released")
         prompt["1"]["inputs"]["model_name"] = "bundled: photo x4"
         prompt["2"]["inputs"]["vae_name"] = "bundled: pixel latent x4"
+        return prompt
+    if name == "Restore Faces":
+        prompt = api_prompt("face_photo_bundled")
+        prompt["3"]["inputs"]["image"] = "restoration_coffee.jpg"
         return prompt
     prompt = api_prompt("diffbir_text")
     caption, _, quality = prompt["11"]["inputs"]["text"].partition(", ")
@@ -83,7 +88,7 @@ def test_the_server_lists_the_blueprints(server: Server):
         for entry in server.get("/global_subgraphs").values()
         if entry["info"]["node_pack"] == "custom_nodes.resshift-diffbir"
     ]
-    assert sorted(listed) == NAMES == ["Restore (DiffBIR)", "Restore (ResShift)"]
+    assert sorted(listed) == NAMES == BLUEPRINTS
 
 
 @pytest.mark.parametrize("name", NAMES)

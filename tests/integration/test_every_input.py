@@ -28,6 +28,8 @@ SLOW = (
     "DiffBIRRestoreImage",
     "HYPIRRestoreImage",
     "ResShiftValidation",
+    "RestorationFaceDetect",
+    "RestorationFacePhoto",
 )
 
 # Calls with more pictures round otherwise; less than a level of 8 bits.

@@ -22,7 +22,7 @@ PACK_ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted(path.stem for path in (PACK_ROOT / "workflows").glob("*.json"))
 # Those of DiffBIR run over HTTP; here the separate nodes do, once.
 HERE = [name for name in WORKFLOWS if name in ("diffbir_v2_x4", "restoration_stage1")]
-HERE += [name for name in WORKFLOWS if name.startswith("resshift")]
+HERE += [name for name in WORKFLOWS if name.startswith("resshift") or name == "face_photo_bundled"]
 SCHEMAS = Path(__file__).parent / "schemas.json"
 
 
@@ -93,7 +93,10 @@ def test_every_input_and_node_is_explained(comfy: InProcessComfy):
             assert part.tooltip, f"{schema.node_id}.{part.id}"
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "face_photo_bundled" else n for n in HERE],
+)
 def test_a_shipped_workflow_runs_and_saves_a_picture(comfy: InProcessComfy, name: str):
     prompt = api_prompt(name)
     if name == "diffbir_v2_x4":
@@ -107,7 +110,8 @@ def test_every_node_is_in_a_shipped_workflow_or_run_here():
     from pack.tests.support.running import pack_module
 
     shipped = {node["class_type"] for name in WORKFLOWS for node in api_prompt(name).values()}
-    here = {"ResShiftModelSampling", "RestorationColorFix", *STOCK_GRAPH_NODES, *MEASURING_NODES}
+    alone = {"ResShiftModelSampling", "RestorationColorFix", "RestorationFacePoints"}
+    here = {*alone, *STOCK_GRAPH_NODES, *MEASURING_NODES}
     registered = {node.GET_SCHEMA().node_id for node in pack_module("nodes").NODES}
     assert registered <= shipped | here
 
@@ -192,6 +196,39 @@ def test_the_parts_of_diffbir_go_into_a_stock_graph(comfy: InProcessComfy):
     run = comfy.run(prompt)
     assert run.success, run.error
     assert len(run.outputs["16"]["images"]) == 1
+
+
+def test_a_face_at_written_points_is_cut_out_and_put_back(comfy: InProcessComfy):
+    points = "60 50 100 50 80 75 65 95 95 95"
+    prompt = {
+        "1": node("LoadImage", image="restoration_coffee.jpg"),
+        "2": node("RestorationFacePoints", image=["1", 0], points=points),
+        "3": node(
+            "RestorationFaceAlign",
+            image=["1", 0],
+            faces=["2", 0],
+            choice="all",
+            index=0,
+            least_eye_distance=5.0,
+            least_score=0.0,
+            size=64,
+        ),
+        "4": node("ImageInvert", image=["3", 0]),
+        "5": node(
+            "RestorationFacePaste",
+            background=["1", 0],
+            places=["3", 1],
+            faces=["4", 0],
+            strength=1.0,
+            mask_kind="face oval",
+        ),
+        "6": node("SaveImage", images=["5", 0], filename_prefix="points"),
+        "7": node("MaskToImage", mask=["5", 1]),
+        "8": node("PreviewImage", images=["7", 0]),
+    }
+    run = comfy.run(prompt)
+    assert run.success, run.error
+    assert len(run.outputs["6"]["images"]) == 1
 
 
 def test_own_deblurring_weights_keep_the_size(comfy: InProcessComfy):

@@ -24,6 +24,9 @@ SIZES = {
     "diffbir_fidelity": (3 * 600 + 2 * 8, 432),
     "restoration_measure": (3 * 600 + 2 * 8, 432),
     "restoration_old_photo": (4 * 451, 4 * 300),
+    "face_photo_bundled": (1680, 1320),
+    "face_photo_resshift": (1680, 1320),
+    "face_photo_diffbir": (1680, 1320),
 }
 SAMPLING = {
     "ResidualShiftSampler",
@@ -35,7 +38,7 @@ SAMPLING = {
     "HYPIRRestoreImage",
 }
 ONE_STEP = ("bundled", "SinSR")
-STEPPING = {*SAMPLING, "DiffBIRSpacedScheduler"}
+STEPPING = {*SAMPLING, "DiffBIRSpacedScheduler", "RestorationFacePhoto"}
 MODEL_FOLDERS = {
     "ResShiftLoader": "diffusion_models",
     "ResShiftVAELoader": "vae",
@@ -60,7 +63,7 @@ def quick_prompt(name: str) -> dict[str, Any]:
     prompt = api_prompt(name)
     for node in prompt.values():
         node["inputs"] |= QUICK_TRAINING.get(node["class_type"], {})
-    if name.startswith("diffbir"):
+    if "diffbir" in name:
         for node in prompt.values():
             if node["class_type"] in STEPPING and "steps" in node["inputs"]:
                 node["inputs"]["steps"] = DIFFBIR_STEPS

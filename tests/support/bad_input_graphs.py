@@ -145,6 +145,16 @@ _PAIRS: dict[str, Link] = {
     **{"model": ["x4", 0], "vae": ["x4_vae", 0]},
     **{"clean": ["other", 0], "degraded": ["picture", 0]},
 }
+FACE_PX = 64
+SOURCES |= {
+    "photo": picture(height=FACE_PX, width=FACE_PX),
+    "points": own(
+        "RestorationFacePoints", image=["photo", 0], points="20 24 40 24 30 36 22 46 38 46"
+    ),
+    "places": own("RestorationFaceAlign", image=["photo", 0], faces=["points", 0], size=64),
+    "no_points": own("RestorationFacePoints", image=["photo", 0]),
+    "no_places": own("RestorationFaceAlign", image=["photo", 0], faces=["no_points", 0], size=64),
+}
 LINKS: dict[str, dict[str, Link]] = {
     "ResShiftModelSampling": {"model": ["x4", 0]},
     "ResShiftConditioning": {"model": ["x4", 0], "vae": ["x4_vae", 0], "image": ["picture", 0]},
@@ -189,6 +199,20 @@ LINKS: dict[str, dict[str, Link]] = {
     "RestorationScratchMask": {"image": ["picture", 0]},
     "ResShiftTrainingPairs": _PAIRS,
     "ResShiftValidation": _PAIRS,
+    "RestorationFaceDetect": {"image": ["photo", 0]},
+    "RestorationFacePoints": {"image": ["photo", 0]},
+    "RestorationFaceAlign": {"image": ["photo", 0], "faces": ["points", 0]},
+    "RestorationFacePaste": {
+        "background": ["photo", 0],
+        "places": ["places", 1],
+        "faces": ["places", 0],
+    },
+    "RestorationFacePhoto": {
+        "image": ["photo", 0],
+        "model": ["x4", 0],
+        "vae": ["x4_vae", 0],
+        "faces": ["points", 0],
+    },
 }
 # Fewer steps, and sizes that stay small.
 QUICK: dict[str, dict[str, Any]] = {

@@ -13,7 +13,9 @@ from typing import Any
 
 import comfy.sample
 import comfy.samplers
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,8 +28,8 @@ from pack.tests.support.diffbir import (
     tiny_model,
     tiny_vae,
 )
-from pack.tests.support.hypir import lora_weights, small_sd2
 from pack.tests.support.graph import Graph, output, train_lora
+from pack.tests.support.hypir import lora_weights, small_sd2
 from pack.tests.support.restoration import descriptor, tiny_esrgan
 from pack.tests.support.running import InProcessComfy, pack_module
 from pack.tests.support.tiny import (
@@ -55,6 +57,12 @@ RANGE_ENDS = {
     "second_poisson": (2.4, 0.1),
     "second_jpeg": (94.0, 31.0),
 }
+
+# Points of two faces with eyes 20 and 30 pixels apart, and of one in the second picture.
+FACES = """10 20 30 20 20 30 12 40 28 40
+50 15 80 15 65 30 53 45 77 45
+1: 30 20 60 20 45 35 33 50 57 50"""
+CREW = Path(__file__).resolve().parents[2] / "workflows" / "inputs" / "restoration_crew.jpg"
 
 # Inputs that must not change the result.
 SAME = {
@@ -133,6 +141,8 @@ class Objects:
         )
         names = ("positive", "negative", "latent_image")
         self.controlled = dict(zip(names, controlled, strict=False))
+        self.photo = picture(64, 96, batch=2)
+        (self.faces,) = comfy.call("RestorationFacePoints", self.photo, FACES)
 
     def rows(self) -> dict[str, Row]:
         """Return a row for every node that has plain inputs."""
@@ -334,6 +344,44 @@ class Objects:
             "ResShiftValidation": Row(
                 {"model": model, "vae": vae, "clean": self.enlarged, "degraded": self.pictures},
                 {"every": 1},
+            ),
+            **self.face_rows(),
+        }
+
+    def face_rows(self) -> dict[str, Row]:
+        """Return the rows of the nodes for faces in photographs."""
+        taken = {"image": self.photo, "faces": self.faces}
+        second = {"choice": "largest", "least_eye_distance": 25.0}
+        by_index = {"index": {"choice": "by index"}}
+        with Image.open(CREW) as opened:
+            group = {"image": torch.from_numpy(np.asarray(opened) / np.float32(255))[None]}
+        unsure = [[{**face, "score": 0.5} for face in frame] for frame in self.faces["frames"]]
+        aligned, places = self.comfy.call(
+            "RestorationFaceAlign", *taken.values(), "all", 0, 5.0, 0.0, 64
+        )
+        diffbir = {
+            "model": self.sd,
+            "clip": self.clip,
+            "vae": self.sd_vae,
+            "control_net": self.control,
+            "upscale_model": self.esrgan,
+            "steps": 2,
+        }
+        return {
+            "RestorationFaceDetect": Row(group, {"smallest": 100, "least_score": 0.99}),
+            "RestorationFacePoints": Row({"image": self.photo}, {"points": FACES}),
+            "RestorationFaceAlign": Row(
+                {**taken, "size": 64},
+                second,
+                {**by_index, "least_score": {"faces": {**self.faces, "frames": unsure}}},
+            ),
+            "RestorationFacePaste": Row(
+                {"background": self.photo, "places": places, "faces": 1 - aligned}
+            ),
+            "RestorationFacePhoto": Row(
+                {**taken, **dict(zip(("model", "vae"), self.resshift, strict=True)), "size": 64},
+                {**second, "steps": 2, "batch_noise": SAME_FOR_ALL, "size": 128, "preset": "v1"},
+                {**by_index, "preset": diffbir},
             ),
         }
 

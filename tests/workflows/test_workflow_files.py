@@ -14,8 +14,8 @@ PACK_ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = PACK_ROOT / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 OURS = set(json.loads((PACK_ROOT / "locales" / "en" / "nodeDefs.json").read_text("utf-8")))
-# A patch of a MODEL that none of the workflows needs.
-WITHOUT_WORKFLOW = {"ResShiftModelSampling"}
+# A patch of a MODEL that none of the workflows needs, and points that only a user can write.
+WITHOUT_WORKFLOW = {"ResShiftModelSampling", "RestorationFacePoints"}
 TITLE_HEIGHT = 30
 DIALOG_HOSTS = ("https://huggingface.co/", "https://github.com/")
 
