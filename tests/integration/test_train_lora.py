@@ -382,6 +382,57 @@ def test_the_chart_shows_what_was_measured(watched):
     assert report.splitlines()[-1].startswith(f"| 4 | {last.psnr_y:.2f} | {last.ssim_y:.4f} |")
 
 
+def test_a_training_that_fails_stops_and_says_what_to_change(
+    comfy: InProcessComfy, base_model: str
+):
+    from comfy import model_management
+
+    from pack.tests.support.graph import Graph, output, train_lora
+
+    torch.manual_seed(0)
+    graph = Graph(comfy)
+    model, vae = loaded(graph, base_model)
+    clean = pictures(1, 0)
+    watched_model = graph(
+        "ResShiftValidation",
+        model=model,
+        vae=vae,
+        clean=graph.give("IMAGE", clean),
+        degraded=graph.give("IMAGE", damaged(clean)),
+        every=4,
+        seed=0,
+    )
+    settings = {"steps": 12, "learning_rate": 1.0, "rank": 64}
+    lora = train_lora(graph, watched_model, pairs_of(graph, model, vae, clean), **settings)
+    graph("TestKeep", name="losses", value=output(lora, 1))
+    assert "Lower 'learning_rate' of Train LoRA" in str(comfy.run(graph.prompt).error)
+    assert model_management.in_training is False
+
+
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [(0, "before it is trained. Load it with 'dtype' fp32"), (6, "after 6 steps")],
+)
+def test_restored_nan_says_whether_training_made_it(steps: int, says: str):
+    from pack.pipelines.validation import _check_finite
+
+    _check_finite(torch.zeros(1), steps)
+    with pytest.raises(ValueError, match=says):
+        _check_finite(torch.full((1,), float("nan")), steps)
+
+
+def test_pictures_that_cannot_be_measured_are_refused_before_the_training(
+    comfy: InProcessComfy, base_model: str
+):
+    from pack.tests.support.graph import Graph
+
+    graph = Graph(comfy)
+    found, vae = graph.run(**dict(zip(("model", "vae"), loaded(graph, base_model), strict=True)))
+    small = pictures(1, 0)[:, :8, :8]
+    with pytest.raises(ValueError, match="'clean' is 8x8; SSIM needs 11x11 pixels"):
+        comfy.call("ResShiftValidation", found, vae, small, small[:, ::4, ::4], 1, 0)
+
+
 def test_a_chart_without_a_training_is_refused(comfy: InProcessComfy):
     from pack.pipelines.validation import Validation, draw_validation
 
