@@ -71,7 +71,14 @@ def _pictures(folder: Path) -> dict[str, Path]:
             f"the folder '{folder.name}' holds no pictures; put some into it"
             f" ({', '.join(PICTURE_SUFFIXES)})."
         )
-    return {file.stem: file for file in files}
+    by_name: dict[str, Path] = {}
+    for file in files:
+        if (other := by_name.setdefault(file.stem, file)) != file:
+            raise ValueError(
+                f"the folder '{folder.name}' holds '{other.name}' and '{file.name}'; pictures are told"
+                " apart by their names without the suffix, so rename one or take it out."
+            )
+    return by_name
 
 
 def _same_names(clean: dict[str, Path], folder: Path) -> list[Path]:
@@ -87,8 +94,18 @@ def _same_names(clean: dict[str, Path], folder: Path) -> list[Path]:
 
 def _read(file: Path) -> Tensor:
     """Return a picture as `(3, H, W)` in [0, 1]."""
-    with Image.open(file) as opened:
-        pixels = np.array(ImageOps.exif_transpose(opened).convert("RGB"))
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    try:
+        with Image.open(file) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            if upright.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip to 255
+                grey = torch.from_numpy(np.array(upright, np.float32)) / 65535
+                return grey.clamp(0, 1).expand(3, -1, -1)
+            pixels = np.array(upright.convert("RGB"))
+    except OSError as error:
+        raise ValueError(
+            f"'{file.name}' cannot be read ({error}); save it anew or take it out of the folder."
+        ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..images.charts import Panel, draw_panels
 from ..images.conversion import planes_to_image
 from ..images.labels import label_grid
+from ..images.metrics import SSIM_WINDOW
 from ..model_loaders.resshift_sampling import check_sampling
 from ..samplers.residual_shift import sample_residual_shift
 from .measure import Measured, measure_images
@@ -65,9 +66,16 @@ def watch_training(
             last.
         seed: Decides the noise, the same each time.
     Raises:
-        ValueError: If the MODEL or the pictures do not fit.
+        ValueError: If the MODEL or the pictures do not fit; while training, if the model restores
+            NaN.
     """
     check_pairs(model, clean, degraded)
+    height, width = clean.shape[1:3]
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(
+            f"'clean' is {width}x{height}; SSIM needs {SSIM_WINDOW}x{SSIM_WINDOW} pixels, so take a"
+            " larger picture to judge by."
+        )
     inputs = [prepare_resshift(model, vae, degraded[k : k + 1]) for k in range(len(degraded))]
     seeds = [PictureSeeds(seed).moved_by(k) for k in range(len(degraded))]
     validation = Validation(vae, clean)
@@ -85,7 +93,9 @@ def watch_training(
                 restored = [
                     _restore(model_wrap, *given) for given in zip(inputs, seeds, strict=True)
                 ]
-            validation.latents[steps] = torch.cat(restored).cpu()
+            latents = torch.cat(restored).cpu()  # (B, C, h, w)
+            _check_finite(latents, steps)
+            validation.latents[steps] = latents
 
         listen = sampler.loss_callback
 
@@ -104,6 +114,21 @@ def watch_training(
 
     watched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, watch)
     return watched, validation
+
+
+def _check_finite(latents: Tensor, steps: int) -> None:
+    if torch.isfinite(latents).all():
+        return
+    if steps == 0:
+        raise ValueError(
+            "ResShift Validation: the model restores NaN before it is trained. Load it with 'dtype'"
+            " fp32, and set 'training_dtype' of Train LoRA to fp32."
+        )
+    raise ValueError(
+        f"ResShift Validation: after {steps} steps the model restores NaN, so the training has"
+        " failed. Lower 'learning_rate' of Train LoRA, or set its 'training_dtype' and"
+        " 'lora_dtype' to fp32."
+    )
 
 
 def _computing_as(sampler: Any, model_wrap: Any) -> torch.autocast:

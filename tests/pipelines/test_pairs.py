@@ -44,6 +44,38 @@ def test_without_a_second_folder_pieces_are_reduced(tmp_path: Path):
     assert torch.equal(again, pieces)
 
 
+def test_grey_of_16_bits_keeps_its_levels(tmp_path: Path):
+    from pack.pipelines.pairs import crops_of_folders
+
+    Image.fromarray(np.full((16, 16), 30000, np.uint16)).save(tmp_path / "scan.png")
+    pieces, _ = crops_of_folders(tmp_path, None, 1, 16, 1, seed=0)
+    torch.testing.assert_close(pieces, torch.full((1, 16, 16, 3), 30000 / 65535))
+
+
+def test_a_broken_picture_is_named(tmp_path: Path):
+    from pack.pipelines.pairs import crops_of_folders
+
+    write(tmp_path, "whole.png", 16, 16)
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:200])
+    (tmp_path / "text.jpg").write_text("no picture")
+    for name in ("half.png", "text.jpg"):
+        with pytest.raises(
+            ValueError, match=f"'{name}' cannot be read .* take it out of the folder"
+        ):
+            crops_of_folders(tmp_path, None, 1, 16, 1, seed=0)
+        (tmp_path / name).unlink()
+    crops_of_folders(tmp_path, None, 1, 16, 1, seed=0)
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path: Path):
+    from pack.pipelines.pairs import crops_of_folders
+
+    for name in ("one.png", "one.bmp"):
+        write(tmp_path, name, 16, 16)
+    with pytest.raises(ValueError, match=r"holds 'one\.bmp' and 'one\.png'.* rename one"):
+        crops_of_folders(tmp_path, None, 1, 16, 1, seed=0)
+
+
 @pytest.mark.parametrize(
     ("height", "side", "scale", "low_name", "low_side", "says"),
     [
