@@ -23,7 +23,7 @@ from .latent_guidance import LatentGuidance, patch_latent_guidance
 from .noise import WHOLE_BATCH, PictureSeeds, seeds_of_run, step_noise_sampler
 from .own_pictures import own_pictures
 from .sampling import sample_latent
-from .sd2 import check_sd2, prediction_of, with_prediction
+from .sd2 import check_sd2, named_prediction, prediction_of
 
 OFFICIAL = "official"
 SPACED = "spaced"
@@ -35,6 +35,16 @@ NO_GUIDANCE = LatentGuidance()
 NO_LENGTH = 1e-5
 
 Sampler = comfy.samplers.KSAMPLER
+
+
+class _NoiseSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+    """SD's schedule for a network that predicts the noise, as ComfyUI puts the two together."""
+
+
+class _VelocitySampling(
+    comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION
+):
+    """SD's schedule for a network that predicts the velocity."""
 
 
 def run_sampler(preset: DiffBIRPreset, sampler: str) -> str:
@@ -215,14 +225,26 @@ def _check_latent(samples: Tensor, positive: list) -> None:
 
 
 def _with_schedule(model: Any, preset: DiffBIRPreset) -> Any:
-    """Return the MODEL, or a clone of it, with the preset's prediction type and schedule."""
-    return with_prediction(
-        model,
-        (preset.prediction, preset.zero_snr),
-        wanted_by="the preset is for",
-        remedy="Choose the preset of the weights that are loaded, or take that node away: the preset"
-        " sets it by itself.",
-    )
+    """Return the MODEL, or a clone of it, with the preset's prediction type and schedule.
+
+    A patch that says the same is kept; one that contradicts is refused, since one of the two must
+    be wrong.
+    """
+    wanted = preset.prediction, preset.zero_snr
+    found = prediction_of(model.get_model_object("model_sampling"))
+    if found == wanted:
+        return model
+    if "model_sampling" in model.object_patches:
+        raise ValueError(
+            f"a node before this one set the model's sampling to {named_prediction(found)}, and the"
+            f" preset is for {named_prediction(wanted)}. Choose the preset of the weights that are"
+            " loaded, or take that node away: the preset sets it by itself."
+        )
+    patched = model.clone()
+    prediction = _VelocitySampling if preset.prediction == "v" else _NoiseSampling
+    sampling = prediction(model.model.model_config, zsnr=preset.zero_snr)
+    patched.add_object_patch("model_sampling", sampling)
+    return patched
 
 
 def _condition(positive: list) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..model_loaders.hypir import load_hypir_patches
 from ..samplers.discrete import TRAINING_STEPS
 from ..samplers.single_step import noise_without_noise, take_share
-from .sd2 import NOISE_PREDICTION, check_sd2, with_prediction
+from .sd2 import NOISE_PREDICTION, check_sd2, named_prediction, prediction_of
 
 logger = logging.getLogger("resshift-diffbir")
 
@@ -41,14 +41,18 @@ def patch_hypir(model: Any, path: Path) -> Any:
         path: HYPIR_sd2.pth.
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the MODEL is another, a node set what it predicts to something else than
-            noise, or the file is damaged.
+        ValueError: If the MODEL is another, predicts something else than noise or has HYPIR
+            already, or the file is damaged.
         UnsupportedCheckpointError: If the file is another, or not all of the LoRA.
 
     Source: Lin et al. 2025 (arXiv 2507.20590).
     """
-    check_sd2(model, HYPIR_BASES)
-    model = with_noise_prediction(model)
+    check_base(model)
+    if model.get_attachment(HYPIR_KEY) is not None:
+        raise ValueError(
+            "the model connected to 'model' went through 'Load HYPIR' before, and twice is too much."
+            " Connect the model of Load Checkpoint."
+        )
     network = model.model.diffusion_model
     shapes = {key: tuple(weight.shape) for key, weight in network.state_dict().items()}
     patches = load_hypir_patches(path, model.model.model_config.unet_config, shapes)
@@ -58,17 +62,26 @@ def patch_hypir(model: Any, path: Path) -> Any:
     return patched
 
 
-def with_noise_prediction(model: Any) -> Any:
-    """Return a MODEL, or a clone of it, that predicts the noise on SD's schedule, as HYPIR's does.
+def check_base(model: Any) -> None:
+    """Make sure that a MODEL is SD 2.1 base or made of it.
 
     Raises:
-        ValueError: If a node before this one set something else.
+        ValueError: If it is another model, or ComfyUI or a node takes its output for something else
+            than the noise.
     """
-    return with_prediction(
-        model,
-        NOISE_PREDICTION,
-        wanted_by="HYPIR needs",
-        remedy="Take that node away.",
+    check_sd2(model, HYPIR_BASES)
+    found = prediction_of(model.get_model_object("model_sampling"))
+    if found == NOISE_PREDICTION:
+        return
+    if "model_sampling" in model.object_patches:
+        raise ValueError(
+            f"a node before this one set the model's sampling to {named_prediction(found)}, and HYPIR"
+            f" needs {named_prediction(NOISE_PREDICTION)}. Take that node away."
+        )
+    raise ValueError(
+        f"the model connected to 'model' has weights that ComfyUI takes for {named_prediction(found)},"
+        f" as SD 2.1 with 768 pixels and sd2.1-base-zsnr-laionaes5 have, and {HYPIR_BASES} Where it"
+        f" does predict noise, put ModelSamplingDiscrete with 'eps' before this node."
     )
 
 
@@ -98,18 +111,21 @@ def single_step_sigmas(model: Any, timestep: int = TIMESTEP) -> Tensor:
     """Return the SIGMAS of HYPIR's step on a MODEL: that of a training timestep, then 0.
 
     Args:
-        model: A MODEL with a table of training timesteps, such as SD 2.1's.
+        model: MODEL of SD 2.1 base with HYPIR's patches, or that was saved with them.
         timestep: Where the picture's latent is taken to be, 0 to 999.
     Returns:
         `(2,)` float32 on the CPU.
     Raises:
-        ValueError: If `timestep` is out of range or the MODEL has no such table.
+        ValueError: If `timestep` is out of range, the MODEL is another, or a node took its table of
+            training timesteps away.
     """
+    check_base(model)
+    warn_without_hypir(model)
     sampling = model.get_model_object("model_sampling")
     if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete):
         raise ValueError(
-            f"the model connected to 'model' is a {type(model.model).__name__} whose schedule has no"
-            " training timesteps. Connect the model of 'Load HYPIR'."
+            f"a node before this one set the model's sampling to {type(sampling).__name__}, which has"
+            " no training timesteps. Take that node away."
         )
     if not 0 <= timestep < TRAINING_STEPS:
         raise ValueError(f"'timestep' is {timestep}; give 0 to {TRAINING_STEPS - 1}.")
@@ -140,12 +156,15 @@ class _SingleStep(comfy.samplers.KSAMPLER):
         disable_pbar: bool = False,
     ) -> Tensor:
         """Return the restored latent, in the scale of the network."""
-        if latent_image is None:
-            latent_image = torch.zeros_like(noise)
         if len(sigmas) != 2 or sigmas[1] != 0:
             raise ValueError(
                 f"HYPIR's sampler takes one step and got {len(sigmas) - 1} of them. Connect the"
                 " sigmas of 'HYPIR Single Step'."
+            )
+        if latent_image is None or not latent_image.any():
+            raise ValueError(
+                "the latent at 'latent_image' is empty, and HYPIR restores what is in it. Connect the"
+                " latent of the enlarged picture, from VAE Encode."
             )
         start = noise_without_noise(
             latent_image, sigmas[0], spread=self.max_denoise(model_wrap, sigmas)

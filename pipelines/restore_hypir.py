@@ -16,19 +16,15 @@ from .diffbir_conditioning import LATENT_RATIO, SIZE_MULTIPLE_PX, check_sd_vae
 from .finish import finish_restoration, with_alpha_of
 from .frames import FRAMES_AT_ONCE, check_frames_at_once
 from .hypir import (
-    HYPIR_BASES,
     STRENGTH,
     TIMESTEP,
     single_step_sampler,
     single_step_sigmas,
-    warn_without_hypir,
-    with_noise_prediction,
 )
 from .noise import WHOLE_BATCH
 from .progress import RunProgress
 from .restore_diffbir import encode_text, tile_of_stage_one, unclamped_vae
 from .sampling import sample_latent
-from .sd2 import check_sd2
 from .stage_one import (
     SHORT_EDGE_PX,
     StageOneResult,
@@ -93,15 +89,12 @@ def restore_with_hypir(
             f"HYPIR has no '{tiles.tiling}'; choose one of {', '.join(HYPIR_TILINGS)}."
         )
     # Before the first stage runs, which may take minutes.
-    check_sd2(model, HYPIR_BASES)
+    sampler, sigmas = single_step_sampler(strength), single_step_sigmas(model, timestep)
     check_sd_vae(vae)
     check_image(image)
     check_frames_at_once(frames_at_once)
     if upscale_model is not None:
         check_network(upscale_model)
-    warn_without_hypir(model)
-    model = with_noise_prediction(model)
-    sampler, sigmas = single_step_sampler(strength), single_step_sigmas(model, timestep)
     text = encode_text(clip, prompt.strip())
     vae = unclamped_vae(vae)
     if tiles.at_every_step:

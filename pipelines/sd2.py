@@ -14,16 +14,6 @@ Prediction = tuple[str, bool]
 NOISE_PREDICTION: Prediction = ("eps", False)
 
 
-class _NoiseSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
-    """SD's schedule for a network that predicts the noise, as ComfyUI puts the two together."""
-
-
-class _VelocitySampling(
-    comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION
-):
-    """SD's schedule for a network that predicts the velocity."""
-
-
 def check_sd2(model: Any, bases: str) -> None:
     """Make sure that a MODEL is Stable Diffusion 2.x of text alone.
 
@@ -46,35 +36,6 @@ def check_sd2(model: Any, bases: str) -> None:
         )
 
 
-def with_prediction(model: Any, wanted: Prediction, *, wanted_by: str, remedy: str) -> Any:
-    """Return a MODEL, or a clone of it, whose output is taken for a prediction on SD's schedule.
-
-    A patch that says the same is kept; one that contradicts is refused, since one of the two must
-    be wrong.
-
-    Args:
-        model: An SD 2.x MODEL; its weights do not tell what it predicts.
-        wanted: The prediction.
-        wanted_by: Who needs it, for the message: a subject and a verb.
-        remedy: What to do about a contradiction.
-    Raises:
-        ValueError: If a node before this one set another.
-    """
-    found = prediction_of(model.get_model_object("model_sampling"))
-    if found == wanted:
-        return model
-    if "model_sampling" in model.object_patches:
-        raise ValueError(
-            f"a node before this one set the model's sampling to {_named(found)}, and {wanted_by}"
-            f" {_named(wanted)}. {remedy}"
-        )
-    patched = model.clone()
-    prediction = _VelocitySampling if wanted[0] == "v" else _NoiseSampling
-    sampling = prediction(model.model.model_config, zsnr=wanted[1])
-    patched.add_object_patch("model_sampling", sampling)
-    return patched
-
-
 def prediction_of(sampling: Any) -> Prediction:
     """Return what a model_sampling takes the network's output for."""
     zero_snr = bool(getattr(sampling, "zsnr", False))
@@ -86,7 +47,8 @@ def prediction_of(sampling: Any) -> Prediction:
     return type(sampling).__name__, zero_snr
 
 
-def _named(prediction: Prediction) -> str:
+def named_prediction(prediction: Prediction) -> str:
+    """Return a prediction in words, for messages."""
     names = {"eps": "noise prediction (eps)", "v": "v-prediction"}
     name = names.get(prediction[0], prediction[0])
     return f"{name} with zero terminal SNR" if prediction[1] else name

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import comfy.sample
 import comfy.samplers
 import comfy.sd
 import comfy.utils
 import pytest
 import torch
+from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelSamplingDiscrete
 from comfy_extras.nodes_model_merging import ModelMergeSimple
 from torch import Tensor
 
@@ -202,11 +205,40 @@ def test_another_lora_adds_to_it(model, tmp_path):
     assert_close(saved, before + product("conv_out").view(before.shape) + 0.5, 1e-5)
 
 
-def test_a_base_that_comfyui_takes_for_v_prediction_is_taken_for_the_noise_it_predicts(path):
-    patched = patch_hypir(tiny_model("v", weights=unet_weights()), path)
-    assert_close(
-        restore(patched, golden_case(STEP_CASE)[1]), golden_case(STEP_CASE)[1]["x_0"], TOLERANCE
-    )
+def test_a_base_of_v_prediction_is_told_and_may_be_declared_to_predict_noise(path, golden):
+    base = tiny_model("v", weights=unet_weights())
+    with pytest.raises(ValueError, match=r"takes for v-prediction.*Load v2-1_512-ema-pruned"):
+        patch_hypir(base, path)
+    with pytest.raises(ValueError, match=r"takes for v-prediction.*Load v2-1_512-ema-pruned"):
+        single_step_sigmas(base)
+    (declared,) = ModelSamplingDiscrete().patch(base, "eps", False)
+    assert_close(restore(patch_hypir(declared, path), golden), golden["x_0"], TOLERANCE)
+
+
+def test_a_schedule_without_training_timesteps_is_told(model):
+    (continuous,) = ModelSamplingContinuousEDM().patch(model, "eps", 120.0, 0.002)
+    with pytest.raises(ValueError, match=r"has no training timesteps. Take that node away"):
+        single_step_sigmas(continuous)
+
+
+def test_hypir_is_not_added_twice(model, path):
+    with pytest.raises(
+        ValueError, match=r"twice is too much. Connect the model of Load Checkpoint"
+    ):
+        patch_hypir(model, path)
+
+
+def test_an_empty_latent_is_told(model, golden):
+    with pytest.raises(ValueError, match=r"'latent_image' is empty.*from VAE Encode"):
+        restore(model, golden, latent=torch.zeros_like(golden["z"]))
+
+
+def test_a_model_without_the_lora_is_told_in_the_log(model, caplog):
+    with caplog.at_level(logging.WARNING):
+        single_step_sigmas(model)
+        assert not caplog.text
+        single_step_sigmas(small_sd2())
+    assert "did not come through 'Load HYPIR'" in caplog.text
 
 
 def test_a_node_that_set_v_prediction_is_told_to_go(path):

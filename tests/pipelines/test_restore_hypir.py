@@ -60,6 +60,7 @@ def seen_sizes(monkeypatch) -> list[tuple[int, ...]]:
     return sizes
 
 
+@pytest.mark.slow
 def test_the_network_sees_512_pixels_or_more_and_the_result_has_the_scale(networks, monkeypatch):
     monkeypatch.setattr(restore_hypir, "SHORT_EDGE_PX", stage_one.SHORT_EDGE_PX)
     sizes = seen_sizes(monkeypatch)
@@ -107,6 +108,7 @@ def test_a_black_and_white_picture_stays_so_unless_told_otherwise(networks):
     assert not is_grey(image_to_planes(tinted)[0])
 
 
+@pytest.mark.slow
 def test_stage_one_runs_before_where_its_network_is_given(networks, monkeypatch):
     sizes = seen_sizes(monkeypatch)
     network = descriptor(tiny_esrgan())

@@ -200,6 +200,7 @@ def connection_rows() -> list[Row]:
     resshift_vae_nodes = ("ResShiftConditioning", "ResShiftRestoreImage")
     diffbir_nodes = ("DiffBIRConditioning", "DiffBIRRestoreImage")
     sd_nodes = (*diffbir_nodes, "HYPIRRestoreImage")
+    velocity = node("ModelSamplingDiscrete", model=["sd", 0], sampling="v_prediction", zsnr=False)
     network_nodes = ("DiffBIRRemoveDegradation", "DiffBIRRestoreImage", "HYPIRRestoreImage")
     return [
         Row(
@@ -218,7 +219,7 @@ def connection_rows() -> list[Row]:
         ),
         Row(
             CONNECTIONS,
-            ("HYPIRLoader", "HYPIRRestoreImage"),
+            ("HYPIRLoader", "HYPIRSingleStep", "HYPIRRestoreImage"),
             "model: ResShift",
             "the model connected to 'model' is of the kind ResShiftModelConfig, and HYPIR works on"
             " Stable Diffusion 2.1 base. Load v2-1_512-ema-pruned with Load Checkpoint.",
@@ -226,11 +227,19 @@ def connection_rows() -> list[Row]:
         ),
         Row(
             CONNECTIONS,
-            ("HYPIRSingleStep",),
-            "model: ResShift",
-            "the model connected to 'model' is a ResShiftModel whose schedule has no training"
-            " timesteps. Connect the model of 'Load HYPIR'.",
-            on(model=["x4", 0]),
+            ("HYPIRLoader", "HYPIRSingleStep", "HYPIRRestoreImage"),
+            "model: ModelSamplingDiscrete set to v_prediction",
+            "a node before this one set the model's sampling to v-prediction, and HYPIR needs noise"
+            " prediction (eps). Take that node away.",
+            on({"velocity": velocity}, model=["velocity", 0]),
+        ),
+        Row(
+            CONNECTIONS,
+            ("HYPIRLoader",),
+            "model: of another Load HYPIR",
+            "the model connected to 'model' went through 'Load HYPIR' before, and twice is too much."
+            " Connect the model of Load Checkpoint.",
+            on(model=["hypir", 0]),
         ),
         Row(
             CONNECTIONS,

@@ -297,7 +297,7 @@ class Objects:
                     "model": self.hypir,
                     "clip": self.clip,
                     "vae": self.sd_vae,
-                    "image": picture(16, 24, batch=2),
+                    "image": picture(16, 16),
                 },
                 {
                     "scale": 5.0,
@@ -307,7 +307,14 @@ class Objects:
                     "tile_choice": "auto (by memory)",
                     "frames_at_once": 2,
                 },
-                {"keep_grey": {"image": picture(16, 16).mean(-1, keepdim=True)}},
+                {
+                    "tiling": {"tile": 384},
+                    "tile": {"tile_overlap": 128},
+                    "tile_overlap": {"tile": 384},
+                    "tile_choice": {"tile": 384},
+                    "frames_at_once": {"image": picture(16, 16, batch=2)},
+                    "keep_grey": {"image": picture(16, 16).mean(-1, keepdim=True)},
+                },
             ),
             "RestorationTiles": Row(
                 {"model": self.sd, "tile": 64, "tile_overlap": 16},
