@@ -352,6 +352,8 @@ class Objects:
         if isinstance(made, (list, tuple)):
             for part in made:
                 yield from self._flat(part)
+        elif isinstance(made, np.ndarray):
+            yield torch.from_numpy(made)
         elif isinstance(made, comfy.samplers.KSAMPLER):
             yield self._sampled(self.resshift[0], made)
         elif hasattr(made, "model_sampling") or hasattr(made, "get_model_object"):
