@@ -83,11 +83,11 @@ def fit_similarity(source: Tensor, target: Tensor) -> Tensor:
 def fit_similarity_robustly(source: Tensor, target: Tensor) -> Tensor:
     """Return the similarity transform of most points, whatever the others say, `(2, 3)` float64.
 
-    Every pair of points proposes a transform; the one with the least median of squared distances
+    Every pair of points that differ proposes a transform; the one with the least median of squared distances
     tells which points belong to it, and these fit the result.
 
     Args:
-        source: `(N, 2)` points, no two of them equal.
+        source: `(N, 2)` finite points, not all of them equal.
         target: `(N, 2)` where they are to come.
 
     Source: Rousseeuw 1984, "Least Median of Squares Regression".
@@ -97,6 +97,7 @@ def fit_similarity_robustly(source: Tensor, target: Tensor) -> Tensor:
     proposals = [
         fit_similarity(source[list(pair)], target[list(pair)])
         for pair in itertools.combinations(range(count), 2)
+        if not torch.equal(source[pair[0]], source[pair[1]])
     ]
     squares = torch.stack([_squared_distances(matrix, source, target) for matrix in proposals])
     medians = squares.median(dim=1).values

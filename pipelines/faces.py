@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from ..images.conversion import (
     check_image,
     collect_pictures,
     image_to_planes,
+    is_stand_in,
     mask_to_plane,
     planes_to_image,
     ready_to_truncate,
@@ -68,7 +70,8 @@ def choose_faces(
         least_score: Faces of which the detector was less sure are left out.
         size: Side of the aligned faces.
     Raises:
-        ValueError: If the landmarks are of other pictures or of another kind.
+        ValueError: If the landmarks are of other pictures or of another kind, or no face of a picture
+            can have such points.
     """
     check_image(image)
     frames = landmarks["frames"]
@@ -84,15 +87,15 @@ def choose_faces(
             f"'faces' has the faces of {len(frames)} pictures, and 'image' has {len(image)}. Connect"
             " the image that the faces were found in."
         )
+    found = [[_place(face, number) for face in frame] for number, frame in enumerate(frames)]
+    for place in itertools.chain.from_iterable(found):
+        _check_points(place, height, width)
     chosen = [
         place
-        for number, frame in enumerate(frames)
-        for place in _chosen_of(
-            [_place(face, number) for face in frame], choice, index, least_eye_distance, least_score
-        )
+        for places in found
+        for place in _chosen_of(places, choice, index, least_eye_distance, least_score)
     ]
-    found = sum(len(frame) for frame in frames)
-    logger.info("%d of %d faces in %d pictures", len(chosen), found, len(frames))
+    logger.info("%d of %d faces in %d pictures", len(chosen), sum(map(len, found)), len(found))
     return FacePlaces(tuple(chosen), len(frames), height, width, size)
 
 
@@ -107,6 +110,18 @@ def _place(face: dict[str, Any], number: int) -> FacePlace:
             " to Faces from Points."
         )
     return FacePlace(number, five_points(mesh), mesh[list(FACE_OVAL)], float(face["score"]))
+
+
+def _check_points(place: FacePlace, height: int, width: int) -> None:
+    if not bool(torch.isfinite(place.points).all()):
+        raise ValueError(
+            "'faces' has a face with NaN or infinite points; mend or replace the node that made it."
+        )
+    if place.eye_distance > max(height, width):
+        raise ValueError(
+            f"'faces' has a face with eyes {place.eye_distance:.0f} px apart in a picture of"
+            f" {width}x{height}. Give its points in pixels of the picture."
+        )
 
 
 def _chosen_of(
@@ -232,6 +247,11 @@ def blend_faces(
     """
     check_background(background, places)
     count, (height, width) = len(background), background.shape[1:3]
+    if allowed is not None and is_stand_in(allowed, height, width):
+        raise ValueError(
+            "'mask' is the empty one that Load Image gives with a picture without transparency."
+            " Connect the mask of what may change, 1 there, or disconnect 'mask'."
+        )
     limits = None if allowed is None else mask_to_plane(allowed, count, height, width)[:, 0].cpu()
     pasted = background.float().cpu().clone()
     weights = torch.zeros(count, height, width)

@@ -49,6 +49,13 @@ def test_one_wrong_point_of_five_does_not_move_the_fit(outlier: int, distance: f
     assert (transform_points(plain, seen) - face_template())[kept].abs().max() > 1
 
 
+def test_two_points_in_one_place_do_not_count_as_a_pair():
+    seen = transform_points(similarity(0.3, 25, 100, 50), face_template())
+    seen[4] = seen[3]
+    found = fit_similarity_robustly(seen, face_template())
+    assert (transform_points(found, seen) - face_template())[:4].abs().max() < 1e-4
+
+
 def test_points_with_noise_are_fitted_together():
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(5, 2, generator=generator, dtype=torch.float64)

@@ -158,6 +158,48 @@ def test_faces_of_too_small_a_size_are_left_out_by_themselves():
     assert choose_faces(landmarks([tiny], (99, 99)), torch.zeros(1, 99, 99, 3)).faces == ()
 
 
+@pytest.mark.parametrize(
+    ("box", "remedy"),
+    [
+        ({"x": float("nan"), "y": 0, "width": 10, "height": 20}, "mend or replace"),
+        ({"x": 0, "y": 0, "width": float("inf"), "height": 20}, "mend or replace"),
+        ({"x": 0, "y": 0, "width": 1e6, "height": 1e6}, "in pixels of the picture"),
+    ],
+)
+@pytest.mark.parametrize("choice", ["all", "largest"])
+def test_points_that_no_face_has_are_refused(box: dict, remedy: str, choice: str):
+    from pack.pipelines.faces import choose_faces, points_from_boxes
+
+    image = torch.zeros(1, 40, 60, 3)
+    with pytest.raises(ValueError, match=remedy):
+        choose_faces(points_from_boxes(box, image), image, choice=choice)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize("x", [-4000, -20, 40, 85, 4000])
+def test_a_face_beyond_the_edge_is_put_back_where_it_is_seen(scale: int, x: int):
+    from pack.pipelines.faces import align_faces, choose_faces, paste_faces
+
+    generator = torch.Generator().manual_seed(3)
+    image = torch.rand(1, 60, 80, 3, generator=generator)
+    background = torch.rand(1, 60 * scale, 80 * scale, 3, generator=generator)
+    places = choose_faces(landmarks([[place_at(70, 0, x, 30)]], (60, 80)), image, size=64)
+    pasted, mask = paste_faces(background, places, 1 - align_faces(image, places))
+    assert torch.equal(pasted[mask == 0], background[mask == 0])
+    assert bool(mask.any()) == (abs(x) < 100)
+    assert torch.equal((pasted != background).any(-1).any(), mask.any())
+
+
+def test_strength_0_changes_nothing():
+    from pack.pipelines.faces import align_faces, choose_faces, paste_faces
+
+    image = torch.rand(1, 60, 80, 4, generator=torch.Generator().manual_seed(4))
+    places = choose_faces(landmarks([[place_at(40, 9, 40, 30)]], (60, 80)), image, size=64)
+    pasted, mask = paste_faces(image, places, 1 - align_faces(image, places), strength=0.0)
+    assert torch.equal(pasted, image)
+    assert not mask.any()
+
+
 def test_no_face_gives_a_grey_stand_in_that_changes_nothing():
     from pack.pipelines.faces import align_faces, choose_faces, paste_faces
 

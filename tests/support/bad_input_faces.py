@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pack.tests.support.bad_input import Row, Size, on
-from pack.tests.support.bad_input_graphs import FACE_PX, mask, picture
+from pack.tests.support.bad_input_graphs import FACE_PX, mask, own, picture
 
 FACES = "Faces in photographs"
 ALIGN, PASTE, PHOTO = "RestorationFaceAlign", "RestorationFacePaste", "RestorationFacePhoto"
 DETECT, POINTS = "RestorationFaceDetect", "RestorationFacePoints"
+FAR = "1000 1000 3000 1000 2000 2000 1200 3000 2800 3000"
 NUMBERS = "20 24 40 24 30 36 22 46 38"
 
 
@@ -80,6 +81,14 @@ def face_rows() -> list[Row]:
         ),
         Row(
             FACES,
+            takers,
+            "faces: points that are not in pixels of the picture",
+            f"'faces' has a face with eyes 2000 px apart in a picture of {FACE_PX}x{FACE_PX}. Give its"
+            " points in pixels of the picture.",
+            on({"far": own(POINTS, image=["photo", 0], points=FAR)}, faces=["far", 0]),
+        ),
+        Row(
+            FACES,
             (PASTE,),
             "faces: three for one place",
             "'faces' has 3 pictures for 1 places. Connect the faces of the same Align Faces that"
@@ -117,6 +126,21 @@ def face_rows() -> list[Row]:
             f"'mask' is 8x8 and the image {FACE_PX}x{FACE_PX}; resize the mask to the size of the"
             " image.",
             on({"mask": mask()}, mask=["mask", 0]),
+        ),
+        Row(
+            FACES,
+            (PASTE, PHOTO),
+            "mask: that of Load Image where the picture has none",
+            "'mask' is the empty one that Load Image gives with a picture without transparency."
+            " Connect the mask of what may change, 1 there, or disconnect 'mask'.",
+            on(
+                {
+                    "mask": mask("0", height=64, width=64),
+                    "large": picture(height=2 * FACE_PX, width=2 * FACE_PX),
+                },
+                mask=["mask", 0],
+                background=["large", 0],
+            ),
         ),
         Row(
             FACES,

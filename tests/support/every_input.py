@@ -423,6 +423,8 @@ class Objects:
         if isinstance(made, (list, tuple)):
             for part in made:
                 yield from self._flat(part)
+        elif isinstance(made, np.ndarray):
+            yield torch.from_numpy(made)
         elif isinstance(made, comfy.samplers.KSAMPLER):
             one_step = hasattr(made, "strength")
             yield self._sampled(self.resshift[0], made, steps=1 if one_step else 3)
