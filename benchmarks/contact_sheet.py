@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 MOST_BYTES = 1_050_000
+QUALITY = 90  # of sheets that are not lossless
 SIDES = (224, 208, 192, 176, 160, 144, 128, 112, 96, 80, 64)
 TITLE_HEIGHT = 20
 NAME_WIDTH = 84
@@ -52,7 +53,7 @@ PIECES = (
 
 
 def save_contact_sheet(path: Path, names: list[str], columns: dict[str, list[Tensor]]) -> int:
-    """Write a lossless WebP with a row for each picture and a cell for each column.
+    """Write a WebP with a row for each picture and a cell for each column.
 
     Args:
         path: The file.
@@ -72,7 +73,7 @@ def save_contact_sheet(path: Path, names: list[str], columns: dict[str, list[Ten
     rows = list(zip(*columns.values(), strict=True))
     for side in SIDES:
         cells = [[reduce(picture, side) for picture in row] for row in rows]
-        if _save(draw_sheet(names, list(columns), cells, side), path):
+        if _save(draw_sheet(names, list(columns), cells, side), path, lossless=False):
             return side
     raise ValueError(f"{len(names)} rows do not fit into {MOST_BYTES} bytes; give fewer pictures")
 
@@ -103,7 +104,7 @@ def save_pieces(
             row = [to_image(pictures[numbers[piece.picture]]) for pictures in columns.values()]
             cells.append([cut_piece(image, piece, side) for image in row])
         titles = [f"{piece.picture} {piece.shows}" for piece in shown]
-        if _save(draw_sheet(titles, list(columns), cells, side), path):
+        if _save(draw_sheet(titles, list(columns), cells, side), path, lossless=True):
             return side
     raise ValueError(f"{len(shown)} rows do not fit into {MOST_BYTES} bytes; give fewer pieces")
 
@@ -145,10 +146,10 @@ def to_image(picture: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels.numpy()))
 
 
-def _save(sheet: Image.Image, path: Path) -> bool:
+def _save(sheet: Image.Image, path: Path, *, lossless: bool) -> bool:
     """Write the sheet if it is small enough, and return whether it was."""
     encoded = io.BytesIO()
-    sheet.save(encoded, "WEBP", lossless=True, method=6)
+    sheet.save(encoded, "WEBP", lossless=lossless, quality=QUALITY, method=6)
     if encoded.tell() > MOST_BYTES:
         return False
     path.write_bytes(encoded.getvalue())

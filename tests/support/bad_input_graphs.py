@@ -104,9 +104,13 @@ def own(node_id: str, /, **inputs: Any) -> dict[str, Any]:
 
 
 def usual(node_id: str) -> dict[str, Any]:
-    """Return the values that the inputs of a node have when it is made."""
-    inputs = SCHEMAS[node_id]["inputs"]
-    return {name: default for name, (_, default) in inputs.items() if default is not None}
+    """Return the values that the inputs of a node have when it is made; boxes have a socket."""
+    inputs = SCHEMAS[node_id]["inputs"].items()
+    return {
+        name: default
+        for name, (kind, default) in inputs
+        if default is not None and kind != "BOUNDING_BOX"
+    }
 
 
 # Where the inputs of nodes come from; nodes that nothing needs are not run but stay cached.
