@@ -14,6 +14,7 @@ def base(tmp_path: Path) -> Iterator[Path]:
     import folder_paths
 
     kept = folder_paths.get_input_directory(), folder_paths.get_temp_directory()
+    output = folder_paths.get_output_directory()
     for name in ("comfy_input", "temp"):
         (tmp_path / name).mkdir()
     folder_paths.set_input_directory(str(tmp_path / "comfy_input"))
@@ -21,3 +22,4 @@ def base(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     folder_paths.set_input_directory(kept[0])
     folder_paths.set_temp_directory(kept[1])
+    folder_paths.set_output_directory(output)

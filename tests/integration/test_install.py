@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.parse
@@ -119,9 +120,7 @@ def test_the_archive_works_in_a_clean_comfyui(installed: Path):
     from pack.tests.support.comfy_client import Server
 
     pack = installed / "custom_nodes" / "resshift-diffbir"
-    (installed / "input").mkdir()
-    for picture in (pack / "workflows" / "inputs").iterdir():
-        (installed / "input" / picture.name).write_bytes(picture.read_bytes())
+    shutil.copytree(pack / "workflows" / "inputs", installed / "input")
     with Server(installed, pack_name=None) as server:
         known = server.get("/object_info")
         assert [name for name in node_ids() if name not in known] == []

@@ -118,6 +118,8 @@ def take_globals(modules: set[str]) -> dict[str, tuple[Any, ...]]:
         for key, value in list(vars(module).items()):
             if any(value is one for one in (sys.modules, sys.path_importer_cache)):
                 continue
+            if name == "re" and key.startswith("_cache"):  # patterns that were compiled
+                continue
             if name == "nodes" and key in REGISTRIES:
                 continue
             taken[f"{name}.{key}"] = items_of(value)
