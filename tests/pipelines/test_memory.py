@@ -57,7 +57,9 @@ def working_memories(
 def assert_bounded(memories: list[int], picture_bytes: int) -> None:
     """Fail where even half of the further pictures were held; allocators keep a few."""
     few, many = memories
-    assert many - few < (MANY - FEW) // 2 * picture_bytes, f"{few / MIB:.1f} and {many / MIB:.1f} MiB"
+    assert many - few < (MANY - FEW) // 2 * picture_bytes, (
+        f"{few / MIB:.1f} and {many / MIB:.1f} MiB"
+    )
 
 
 def finishing() -> list[list[int]]:
