@@ -163,7 +163,7 @@ def title_of(prompt: dict, node_id: str) -> str:
 def count_steps(prompt: dict) -> int:
     """Return the sampling steps: what the workflow sets, else what the bundled model was made for."""
     chosen = [node["inputs"].get("steps", 0) for node in prompt.values()]
-    bundled = next((PACK_ROOT / "model_loaders" / "bundled").glob("*.safetensors"))
+    bundled = PACK_ROOT / "model_loaders" / "bundled" / "resshift_x4_photo.safetensors"
     with bundled.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     record = json.loads(header["__metadata__"]["resshift_config"])

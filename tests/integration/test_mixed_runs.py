@@ -66,7 +66,7 @@ def with_seed(prompt: Prompt, seed: int) -> Prompt:
 
 def shrink_pictures(folder: Path) -> None:
     """Make the sample pictures small."""
-    for path in folder.glob("restoration_*"):
+    for path in folder.rglob("restoration_*.*"):
         with Image.open(path) as picture:
             small = picture.resize(SMALL)
         small.save(path)
