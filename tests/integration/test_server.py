@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,8 @@ def test_a_workflow_runs_with_progress_and_previews(server: Server, name: str):
 def test_the_interface_form_makes_the_same_prompt_as_the_api_form(server: Server, name: str):
     from comfy_cli.workflow_to_api import convert_ui_to_api
 
+    if os.environ.get("PACK_LOWEST") and name == "restoration_train_lora":
+        pytest.skip("Train LoRA had fewer inputs then")
     converted = convert_ui_to_api(ui_workflow(name), server.get("/object_info"))
     prompt = {
         key: {"class_type": node["class_type"], "inputs": node["inputs"]}
