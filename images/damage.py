@@ -23,7 +23,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from .blur import gaussian_blur
 from .color import luminance
+from .resize import quantize_8bit
 
 Generator = np.random.Generator
 # Damage that has no map of where it is.
@@ -34,6 +36,7 @@ SCRATCHES, HAIRS, SPECKS = 24, 40, 400
 DRAWN_LARGER = 4  # lines are drawn so many times larger and reduced, which smooths their edges
 SCREEN_ANGLES = (15.0, 75.0, 0.0)  # of the inks cyan, magenta and yellow, in degrees
 SCREEN_CELL_PX = (3.0, 5.0)
+GRAIN_RADIUS_PX = 3  # how far its smoothing reaches
 GRAIN_SPREAD = 0.11  # standard deviation of full grain in the middle tones
 WORST_SCALE = 31  # of MPEG-4's quantiser
 
@@ -64,7 +67,7 @@ def cast_color(image: Tensor, strength: float, generator: Generator) -> Tensor:
 def add_grain(image: Tensor, strength: float, generator: Generator) -> Tensor:
     """Return a picture with film grain: mostly grey, soft, strongest in the middle tones."""
     noise = torch.from_numpy(generator.standard_normal((4, *image.shape[1:]), np.float32))
-    noise = _smooth(noise, generator.uniform(0.5, 1.0))
+    noise = gaussian_blur(noise[None], generator.uniform(0.5, 1.0), GRAIN_RADIUS_PX)[0]
     noise = noise / noise.std().clamp(min=1e-6)
     noise = 0.95 * noise[:1] + 0.3 * noise[1:]
     light = luminance(image[None])[0]
@@ -192,7 +195,7 @@ def damage(
     x = apply(x, MAKING_AND_AGEING)
     x, where = scratch(x, strengths.get(SCRATCHES_AND_DUST, 0), streams[SCRATCHES_AND_DUST])
     x = apply(x, COPYING)
-    return (x.clamp(0, 1) * 255).round() / 255, where
+    return quantize_8bit(x), where
 
 
 def _mix(image: Tensor, other: Tensor, share: Tensor) -> Tensor:
@@ -213,16 +216,6 @@ def _slow_field(size: tuple[int, ...], generator: Generator) -> Tensor:
     coarse = torch.from_numpy(generator.uniform(0, 1, (1, 1, 4, 4))).float()
     field = F.interpolate(coarse, size=tuple(size), mode="bicubic", align_corners=True)
     return field[0, 0].clamp(0, 1)
-
-
-def _smooth(x: Tensor, sigma: float) -> Tensor:
-    """Return `x` (C, H, W) smoothed by a Gaussian, borders repeated."""
-    offset = torch.arange(-3, 4, dtype=x.dtype)
-    kernel = torch.exp(-(offset**2) / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).expand(len(x), 1, -1)
-    x = F.pad(x[None], (3, 3, 3, 3), mode="replicate")
-    x = F.conv2d(x, kernel.unsqueeze(-1), groups=x.shape[1])
-    return F.conv2d(x, kernel.unsqueeze(-2), groups=x.shape[1])[0]
 
 
 def _ranks(x: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .resize import quantize_8bit
+
 KERNELS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
 FILTERS = ("area", "bilinear", "bicubic", "bicubic_antialias")
 
@@ -203,7 +205,7 @@ def degrade(image: Tensor, settings: Degradation, generator: np.random.Generator
         x = filter_image(x, sinc_kernel(size, generator.uniform(math.pi / 3, math.pi)))
     if jpeg_comes_last:
         x = _compress(x, settings.final_jpeg_quality, generator)
-    return (x[0].clamp(0, 1) * 255).round() / 255
+    return quantize_8bit(x[0])
 
 
 def _run_stage(

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .blur import gaussian_blur
 from .color import luminance
 
 GRID_BLOCK = 32
@@ -113,10 +114,4 @@ def _flat_mean(error: Tensor, is_flat: Tensor, sigma: float) -> Tensor:
 def _blur(x: Tensor, sigma: float) -> Tensor:
     """Return the pooled `x` smoothed by a Gaussian of so many pixels, its border repeated."""
     sigma = sigma / POOL
-    radius = round(3 * sigma)
-    offset = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
-    kernel = torch.exp(-(offset**2) / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, -1)
-    x = F.pad(x, [radius] * 4, mode="replicate")
-    x = F.conv2d(x, kernel.unsqueeze(-1), groups=x.shape[1])
-    return F.conv2d(x, kernel.unsqueeze(-2), groups=x.shape[1])
+    return gaussian_blur(x, sigma, round(3 * sigma))
