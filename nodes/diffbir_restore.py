@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..images.color import COLOR_FIXES, ColorFix
+from ..images.color import ColorFix
 from ..pipelines.diffbir_conditioning import STARTS, Start
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
 from ..pipelines.diffbir_sampling import preset_guidance
@@ -26,12 +26,14 @@ from .widgets import (
     MAX_SCALE,
     batch_noise_input,
     cfg_input,
+    color_fix_input,
     diffbir_steps_input,
     fidelity_input,
     frames_at_once_input,
     guidance_scale_input,
     keep_grey_input,
     preset_input,
+    restored_image_input,
     sampler_input,
     scheduler_input,
     seed_input,
@@ -79,9 +81,7 @@ class DiffBIRRestoreImage(io.ComfyNode):
                     "upscale_model",
                     tooltip="The network of stage 1: BSRNet for v2, SwinIR for v1 and v2.1.",
                 ),
-                io.Image.Input(
-                    "image", tooltip="One or more images; alpha is kept and enlarged with them."
-                ),
+                restored_image_input(),
                 preset_input(),
                 seed_input(),
                 io.Float.Input(
@@ -114,15 +114,7 @@ class DiffBIRRestoreImage(io.ComfyNode):
                 cfg_input(),
                 fidelity_input(),
                 guidance_scale_input("guidance_scale", 0.0),
-                io.Combo.Input(
-                    "color_fix",
-                    options=list(COLOR_FIXES),
-                    default="wavelet",
-                    tooltip=(
-                        "Takes colours from the result of stage 1: 'wavelet', the official one, the"
-                        " coarse ones, 'adain' mean and spread, 'luminance' all of them."
-                    ),
-                ),
+                color_fix_input("the result of stage 1", wavelet_is_official=True),
                 sampler_input(),
                 scheduler_input(),
                 io.Float.Input(

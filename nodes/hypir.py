@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..images.color import COLOR_FIXES, ColorFix
+from ..images.color import ColorFix
 from ..pipelines.frames import FRAMES_AT_ONCE
 from ..pipelines.hypir import (
     STRENGTH,
@@ -24,8 +24,10 @@ from .files import find_file
 from .messages import names_its_node
 from .widgets import (
     MAX_SCALE,
+    color_fix_input,
     frames_at_once_input,
     keep_grey_input,
+    restored_image_input,
     tile_choice_input,
     tile_input,
     tile_overlap_input,
@@ -159,9 +161,7 @@ class HYPIRRestoreImage(io.ComfyNode):
                 io.Model.Input("model", tooltip="From Load HYPIR."),
                 io.Clip.Input("clip", tooltip="The CLIP of the checkpoint."),
                 io.Vae.Input("vae", tooltip="The VAE of the checkpoint."),
-                io.Image.Input(
-                    "image", tooltip="One or more images; alpha is kept and enlarged with them."
-                ),
+                restored_image_input(),
                 io.Float.Input(
                     "scale",
                     default=4.0,
@@ -177,15 +177,7 @@ class HYPIRRestoreImage(io.ComfyNode):
                     tooltip="What the picture shows, if you like to say it. There is no negative.",
                 ),
                 strength_input(),
-                io.Combo.Input(
-                    "color_fix",
-                    options=list(COLOR_FIXES),
-                    default="wavelet",
-                    tooltip=(
-                        "Takes colours from the enlarged picture: 'wavelet', the official one, the"
-                        " coarse ones, 'adain' mean and spread, 'luminance' all of them."
-                    ),
-                ),
+                color_fix_input("the enlarged picture", wavelet_is_official=True),
                 timestep_input(),
                 io.Combo.Input(
                     "tiling",

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..images.color import COLOR_FIXES, ColorFix
+from ..images.color import ColorFix
 from ..pipelines.frames import FRAMES_AT_ONCE
 from ..pipelines.noise import BatchNoise
 from ..pipelines.restore_resshift import restore_with_resshift
@@ -15,10 +15,12 @@ from ..pipelines.tiles import TILES, TILINGS, TileChoice, TileSettings, Tiling
 from .messages import names_its_node
 from .widgets import (
     batch_noise_input,
+    color_fix_input,
     frames_at_once_input,
     keep_grey_input,
     randomness_input,
     resshift_steps_input,
+    restored_image_input,
     seed_input,
     start_image_input,
     tile_choice_input,
@@ -57,21 +59,11 @@ class ResShiftRestoreImage(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="A ResShift model."),
                 io.Vae.Input("vae", tooltip="The VAE of this model, from Load ResShift VAE."),
-                io.Image.Input(
-                    "image", tooltip="One or more images; alpha is kept and enlarged with them."
-                ),
+                restored_image_input(),
                 seed_input(),
                 resshift_steps_input(),
                 randomness_input(),
-                io.Combo.Input(
-                    "color_fix",
-                    options=list(COLOR_FIXES),
-                    default=COLOR_FIXES[0],
-                    tooltip=(
-                        "Takes colours from the image: 'wavelet' the coarse ones, 'adain' mean and"
-                        " spread, 'luminance' all of them."
-                    ),
-                ),
+                color_fix_input("the image", wavelet_is_official=False),
                 batch_noise_input(),
                 io.Combo.Input(
                     "tiling",

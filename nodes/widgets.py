@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..images.color import COLOR_FIXES
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
 from ..pipelines.diffbir_sampling import OFFICIAL, SPACED
 from ..pipelines.frames import FRAMES_AT_ONCE
@@ -73,6 +74,26 @@ def keep_grey_input() -> io.Boolean.Input:
         tooltip=(
             "A black and white picture comes out black and white, also from an RGB file. Off leaves"
             " the tints that the model gives it."
+        ),
+    )
+
+
+def restored_image_input() -> io.Image.Input:
+    """Return the input for the pictures of a node that does all of a restoration."""
+    return io.Image.Input(
+        "image", tooltip="One or more images; alpha is kept and enlarged with them."
+    )
+
+
+def color_fix_input(source: str, *, wavelet_is_official: bool) -> io.Combo.Input:
+    """Return the input for the colours of a restored picture, which are those of `source`."""
+    return io.Combo.Input(
+        "color_fix",
+        options=list(COLOR_FIXES),
+        default="wavelet" if wavelet_is_official else COLOR_FIXES[0],
+        tooltip=(
+            f"Takes colours from {source}: 'wavelet'{', the official one,' * wavelet_is_official}"
+            " the coarse ones, 'adain' mean and spread, 'luminance' all of them."
         ),
     )
 
