@@ -31,7 +31,7 @@ from .progress import RunProgress
 from .sd2 import check_sd2
 from .stage_one import SHORT_EDGE_PX, Rules, check_network, remove_degradation, stage_one_tile
 from .stage_one import SIZE_MULTIPLE_PX as STAGE_ONE_MULTIPLE_PX
-from .tiles import DIFFBIR_TILINGS, TILES, TiledVAE, TileSettings, patch_tiles
+from .tiles import DIFFBIR_TILINGS, TILES, TileSettings, in_tiles
 
 # Results of stage 1 held between the stages, so that each network works on several pictures before
 # the next is loaded: 83 of 512 pixels, 5 of 2048.
@@ -142,10 +142,7 @@ def restore_with_diffbir(
     check_frames_at_once(frames_at_once)
     texts = join_prompt(prompt, preset.positive), negative_prompt.strip() or preset.negative
     positive, negative = (encode_text(weights.clip, text, long_prompt) for text in texts)
-    model, vae = weights.model, unclamped_vae(weights.vae)
-    if tiles.at_every_step:
-        model = patch_tiles(model, tiles.tile, tiles.overlap, tiles.blend, tiles.choice)
-        vae = TiledVAE(vae, tiles)
+    model, vae = in_tiles(weights.model, unclamped_vae(weights.vae), tiles)
     count, held = len(image), _pictures_held(weights.upscale_model, image, scale, frames_at_once)
     tile = tile_of_stage_one(weights.upscale_model, tiles)
     # Stage 1 counts as a step of the progress bar.

@@ -33,7 +33,7 @@ from .stage_one import (
     check_target_size,
     remove_degradation,
 )
-from .tiles import TiledVAE, TileSettings, patch_tiles
+from .tiles import TileSettings, in_tiles
 
 HYPIR_TILINGS: tuple[str, ...] = ("per step", "off")
 # Source: the released code cuts encoding, the network and decoding into tiles of 512 every 256.
@@ -96,10 +96,7 @@ def restore_with_hypir(
     if upscale_model is not None:
         check_network(upscale_model)
     text = encode_text(clip, prompt.strip())
-    vae = unclamped_vae(vae)
-    if tiles.at_every_step:
-        model = patch_tiles(model, tiles.tile, tiles.overlap, tiles.blend, tiles.choice)
-        vae = TiledVAE(vae, tiles)
+    model, vae = in_tiles(model, unclamped_vae(vae), tiles)
     progress = RunProgress(model, len(image))
 
     def restored(first: int) -> Tensor:

@@ -24,7 +24,7 @@ from .noise import BatchNoise, PictureSeeds
 from .progress import RunProgress
 from .resshift_conditioning import check_start_image, prepare_resshift, resshift_model, usable_mask
 from .resshift_sampling import residual_shift_sigmas, sample_resshift
-from .tiles import TILES, TILINGS, TiledVAE, TileSettings, patch_tiles
+from .tiles import TILES, TILINGS, TileSettings, in_tiles
 
 # Between the seeds of the pieces of one picture, far from those of a batch's other pictures.
 PIECE_SEED_STEP = 1 << 32
@@ -91,9 +91,7 @@ def restore_with_resshift(
         starts = check_start_image(start_image, scale, (height, width), count)
     if tiles.tiling not in TILINGS:
         raise ValueError(f"ResShift has no '{tiles.tiling}'; choose one of {', '.join(TILINGS)}.")
-    if tiles.tiling == "per step":
-        model = patch_tiles(model, tiles.tile, tiles.overlap, choice=tiles.choice)
-        vae = TiledVAE(vae, tiles)
+    model, vae = in_tiles(model, vae, tiles)
     side = max(height, width)
     if tiles.tiling == "official chop":
         side = max(1, tiles.tile // scale)

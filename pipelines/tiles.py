@@ -274,6 +274,20 @@ class TiledVAE:
         return Grid(size, side, overlap, self.tiles.blend)
 
 
+def in_tiles(model: Any, vae: Any, tiles: TileSettings) -> tuple[Any, Any]:
+    """Return a MODEL that denoises in tiles and a VAE that works in them, where `tiles` says so.
+
+    Args:
+        model: A MODEL.
+        vae: Its VAE.
+        tiles: How pictures are cut; where it is not at every step, both come back as they are.
+    """
+    if not tiles.at_every_step:
+        return model, vae
+    model = patch_tiles(model, tiles.tile, tiles.overlap, tiles.blend, tiles.choice)
+    return model, TiledVAE(vae, tiles)
+
+
 def _latent_units(model: Any) -> tuple[int, int]:
     """Return output pixels per latent pixel and what the sides of a tile are multiples of."""
     ratio = getattr(model.latent_format, "spacial_downscale_ratio", 8)

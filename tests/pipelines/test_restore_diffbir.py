@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pack.pipelines import restore_diffbir
+from pack.pipelines import tiles as pipeline_tiles
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.restore_diffbir import encode_text, restore_with_diffbir
 from pack.pipelines.tiles import Grid, TileSettings
@@ -110,7 +111,7 @@ def test_official_tiles_pad_to_8_pixels_where_both_sides_are_cut(
 ):
     latents, blends = [], []
     sample = restore_diffbir.sample_diffbir
-    patch = restore_diffbir.patch_tiles
+    patch = pipeline_tiles.patch_tiles
 
     def noted(model, positive, negative, latent, **options):
         latents.append(latent["samples"].shape[-2:])
@@ -121,7 +122,7 @@ def test_official_tiles_pad_to_8_pixels_where_both_sides_are_cut(
         return patch(model, tile, overlap, blend, choice)
 
     monkeypatch.setattr(restore_diffbir, "sample_diffbir", noted)
-    monkeypatch.setattr(restore_diffbir, "patch_tiles", noted_patch)
+    monkeypatch.setattr(pipeline_tiles, "patch_tiles", noted_patch)
     restored = restore_with_diffbir(
         weights,
         picture(*(side // 4 for side in size)),
