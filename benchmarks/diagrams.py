@@ -202,13 +202,13 @@ TRAINING = Wiring(
         ("Restoration Damage", "ResShift Training Pairs", "degraded"),
         ("ResShift Training Pairs", "Train LoRA", "latents, positive"),
         ("ResShift Validation", "Train LoRA", ""),
-        ("ResShift Validation", "Validation Chart", "MODEL, validation"),
+        ("ResShift Validation", "Validation Chart", "validation"),
         ("Train LoRA", "Save LoRA", ""),
         ("Train LoRA", "Validation Chart", "lora, loss_map"),
     ),
     (
         "The clean pieces go from the crops to the pairs; the model and its VAE",
-        "go to the pairs and to the validation.",
+        "go to the pairs and to the validation, whose MODEL Train LoRA takes.",
     ),
 )
 DIFFBIR = Wiring(
