@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real ComfyUI server with this pack, sample pictures and stand-in weights."""
     from pack.tests.support.comfy_client import Server
-    from pack.tests.support.standins import furnish
+    from pack.tests.support.standins import furnished
 
-    with Server(furnish(tmp_path_factory.mktemp("browser"))) as running:
+    with furnished(tmp_path_factory, "browser") as base, Server(base) as running:
         yield running
 
 

@@ -28,9 +28,9 @@ def comfy(tmp_path_factory: pytest.TempPathFactory) -> InProcessComfy:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real ComfyUI server with this pack, sample pictures and stand-in weights."""
     from pack.tests.support.comfy_client import Server
-    from pack.tests.support.standins import furnish
+    from pack.tests.support.standins import furnished
 
-    with Server(furnish(tmp_path_factory.mktemp("server"))) as running:
+    with furnished(tmp_path_factory, "server") as base, Server(base) as running:
         yield running
 
 
@@ -40,11 +40,11 @@ def wrong_use_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     from pack.tests.support.bad_files import write_bad_files
     from pack.tests.support.bad_input_graphs import EMITTERS
     from pack.tests.support.comfy_client import Server
-    from pack.tests.support.standins import furnish
+    from pack.tests.support.standins import furnished
 
-    base = furnish(tmp_path_factory.mktemp("wrong_use"))
-    write_bad_files(base / "models")
-    (base / "custom_nodes").mkdir()
-    (base / "custom_nodes" / "emitters.py").write_text(EMITTERS, encoding="utf-8")
-    with Server(base) as running:
-        yield running
+    with furnished(tmp_path_factory, "wrong_use") as base:
+        write_bad_files(base / "models")
+        (base / "custom_nodes").mkdir()
+        (base / "custom_nodes" / "emitters.py").write_text(EMITTERS, encoding="utf-8")
+        with Server(base) as running:
+            yield running

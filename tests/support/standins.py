@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pack.tests.support.released import write_released_files
 from pack.tests.support.released_diffbir import write_diffbir_files
+
+if TYPE_CHECKING:
+    import pytest
 
 PICTURES = Path(__file__).resolve().parents[2] / "workflows" / "inputs"
 
@@ -17,3 +23,11 @@ def furnish(base: Path) -> Path:
     write_released_files(base / "models")
     write_diffbir_files(base / "models")
     return base
+
+
+@contextlib.contextmanager
+def furnished(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A furnished base directory, removed at the end: its files take more than a gigabyte."""
+    base = furnish(factory.mktemp(name))
+    yield base
+    shutil.rmtree(base, ignore_errors=True)  # Windows keeps files that a process still maps
