@@ -37,6 +37,7 @@ from .training import (
     RestorationPairCrops,
     RestorationValidationChart,
 )
+from .video import RestorationVideo
 
 NODES: list[type[io.ComfyNode]] = [
     ResShiftLoader,
@@ -77,4 +78,5 @@ NODES: list[type[io.ComfyNode]] = [
     RestorationFaceAlign,
     RestorationFacePaste,
     RestorationFacePhoto,
+    RestorationVideo,
 ]

@@ -21,7 +21,7 @@ from ..samplers.tiles import cut_tile, merge_tiles, tile_positions
 from .finish import finish_restoration, with_alpha_of
 from .frames import FRAMES_AT_ONCE, check_frames_at_once
 from .noise import BatchNoise, PictureSeeds
-from .progress import RunProgress
+from .progress import RunProgress, Share
 from .resshift_conditioning import check_start_image, prepare_resshift, resshift_model, usable_mask
 from .resshift_sampling import residual_shift_sigmas, sample_resshift
 from .tiles import TILES, TILINGS, TileSettings, in_tiles
@@ -48,6 +48,7 @@ def restore_with_resshift(
     start_image: Tensor | None = None,
     keep_grey: bool = True,
     for_saving: bool = False,
+    share: Share | None = None,
 ) -> Tensor:
     """Return every picture of a batch restored by ResShift.
 
@@ -71,6 +72,7 @@ def restore_with_resshift(
             picture; see `prepare_resshift`.
         keep_grey: Whether a black and white picture stays so.
         for_saving: See `finish_restoration`.
+        share: Which part of a longer run this is, for the progress bar; None for all of it.
     Returns:
         `(B, H scale, W scale, 3)` or, with alpha, 4 channels, in [0, 1], on the CPU.
     Raises:
@@ -99,7 +101,7 @@ def restore_with_resshift(
             mask_to_plane(mask[:1], 1, height, width)  # pieces would hide that the sizes differ
     places = tile_positions(height, width, side, max(1, side - side // CHOP_OVERLAP))
     run_steps = len(residual_shift_sigmas(model, steps)) - 1
-    progress = RunProgress(model, run_steps * count * len(places))
+    progress = RunProgress(model, run_steps * count * len(places), share)
 
     def start_of(first: int, pictures: int, place: tuple[int, int]) -> Tensor | None:
         if starts is None:
