@@ -206,12 +206,13 @@ class RestorationVideo(io.ComfyNode):
             fidelity=fidelity,
         )
         weights = DiffBIRWeights(model, clip, vae, control_net, upscale_model)
+        hidden = cls.hidden  # None where a script calls the node
         restored = restore_video(
             choose_restorer(weights, settings),
             video,
             crf=crf,
             keep_grey=keep_grey,
-            prompt=cls.hidden.prompt,
-            node=cls.hidden.unique_id,
+            prompt=hidden and hidden.prompt,
+            node=hidden and hidden.unique_id,
         )
         return io.NodeOutput(restored)
