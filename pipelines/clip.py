@@ -65,15 +65,18 @@ def open_clip(video: Any) -> Clip:
     Raises:
         ValueError: If it has no pictures or is damaged.
     """
+    if not isinstance(video, InputImpl.VideoFromFile):
+        return _clip_in_memory(video)
+    source: Source = video.get_stream_source()
+    look = read_look(source)
     window = _window(video)
     if window is None:
         return _clip_in_memory(video)
-    source: Source = video.get_stream_source()
 
     def frames(at_once: int, skip: int) -> Iterator[tuple[np.ndarray, list[Fraction]]]:
         return read_frames(source, at_once, window=window, skip=skip)
 
-    return Clip(frames, read_look(source), lambda: CopiedSound(source, window))
+    return Clip(frames, look, lambda: CopiedSound(source, window))
 
 
 def survey_clip(clip: Clip) -> Survey:
@@ -108,9 +111,7 @@ def as_image(frames: np.ndarray) -> Tensor:
 
 
 def _window(video: Any) -> Window | None:
-    """Return which part of its file a VIDEO is; None where it is of no file, or that is unknown."""
-    if not isinstance(video, InputImpl.VideoFromFile):
-        return None
+    """Return which part of its file a VIDEO is; None where that is unknown."""
     if hasattr(video, "get_active_trim_window"):
         start, duration = (Fraction(value) for value in video.get_active_trim_window())
         return Window(start, start + duration if duration else None)
