@@ -117,22 +117,6 @@ class RestorationVideo(io.ComfyNode):
                 ),
                 tile_input(),
                 tile_overlap_input(),
-                tile_choice_input(),
-                frames_at_once_input(),
-                keep_grey_input(),
-                io.Clip.Input(
-                    "clip", optional=True, tooltip="For DiffBIR and HYPIR: the checkpoint's CLIP."
-                ),
-                io.ControlNet.Input(
-                    "control_net",
-                    optional=True,
-                    tooltip="For DiffBIR: from Load LAControlNet (DiffBIR).",
-                ),
-                io.UpscaleModel.Input(
-                    "upscale_model",
-                    optional=True,
-                    tooltip="For DiffBIR: the network of stage 1. HYPIR does without.",
-                ),
                 preset_input(),
                 io.Float.Input(
                     "scale",
@@ -153,6 +137,22 @@ class RestorationVideo(io.ComfyNode):
                 ),
                 cfg_input(),
                 fidelity_input(),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="For DiffBIR and HYPIR: the checkpoint's CLIP."
+                ),
+                io.ControlNet.Input(
+                    "control_net",
+                    optional=True,
+                    tooltip="For DiffBIR: from Load LAControlNet (DiffBIR).",
+                ),
+                io.UpscaleModel.Input(
+                    "upscale_model",
+                    optional=True,
+                    tooltip="For DiffBIR: the network of stage 1. HYPIR does without.",
+                ),
+                tile_choice_input(),
+                frames_at_once_input(),
+                keep_grey_input(),
             ],
             outputs=[
                 io.Video.Output(
@@ -183,12 +183,12 @@ class RestorationVideo(io.ComfyNode):
         prompt: str,
         cfg: float,
         fidelity: float,
-        tile_choice: TileChoice = "fixed",
-        frames_at_once: int = FRAMES_AT_ONCE,
-        keep_grey: bool = True,
         clip: Any = None,
         control_net: Any = None,
         upscale_model: Any = None,
+        tile_choice: TileChoice = "fixed",
+        frames_at_once: int = FRAMES_AT_ONCE,
+        keep_grey: bool = True,
     ) -> io.NodeOutput:
         """Restore the video."""
         settings = VideoSettings(

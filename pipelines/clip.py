@@ -15,6 +15,7 @@ from comfy_api.latest import InputImpl
 from torch import Tensor
 
 from ..images.color import is_grey
+from ..images.conversion import check_image
 from ..videos.reading import WHOLE, Look, Source, Window, read_frames, read_look
 from ..videos.sound import CopiedSound, SampledSound, Sound
 
@@ -123,8 +124,7 @@ def _window(video: Any) -> Window | None:
 def _clip_in_memory(video: Any) -> Clip:
     components = video.get_components()
     images: Tensor = components.images
-    if not len(images):
-        raise ValueError("'video' has no frames. Give one that has pictures.")
+    check_image(images, "'video'")
     rate = Fraction(round(components.frame_rate * RATE_PARTS), RATE_PARTS)
     bits = video.get_bit_depth() if hasattr(video, "get_bit_depth") else 8
     look = Look(rate, 1 / rate, bits >= DEEP_BITS)

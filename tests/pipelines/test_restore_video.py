@@ -303,7 +303,7 @@ def test_a_damaged_file_is_told_before_anything_is_restored(tmp_path, place, dam
 
 def test_a_video_without_frames_is_told():
     components = Types.VideoComponents(images=torch.zeros(0, 8, 8, 3), frame_rate=Fraction(10))
-    with pytest.raises(ValueError, match="'video' has no frames"):
+    with pytest.raises(ValueError, match="'video' is empty"):
         restore_video(Negative().restorer(), InputImpl.VideoFromComponents(components))
 
 
