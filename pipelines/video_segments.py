@@ -133,7 +133,9 @@ class Segments:
 
     def _keep(self, unfinished: Path, frames: int, last: Before) -> None:
         end = self.frames + frames
-        torch.save({"frame": last.frame.clone(), "restored": last.restored.clone()}, self._state(end))
+        torch.save(
+            {"frame": last.frame.clone(), "restored": last.restored.clone()}, self._state(end)
+        )
         path = self._folder / f"{self.frames:08}-{end:08}.mp4"
         unfinished.replace(path)
         if self.frames:

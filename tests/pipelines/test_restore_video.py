@@ -91,7 +91,9 @@ def test_every_frame_comes_back_at_its_time_beside_the_untouched_sound(tmp_path,
     assert np.abs(after[:, ::2, ::2].astype(int) - (255 - before.astype(int))).max() <= 6
     assert new_times == times
     assert audio_of(made.get_stream_source()) == audio_of(tmp_path / "a.mp4")
-    assert made.get_frame_rate() == InputImpl.VideoFromFile(str(tmp_path / "a.mp4")).get_frame_rate()
+    assert (
+        made.get_frame_rate() == InputImpl.VideoFromFile(str(tmp_path / "a.mp4")).get_frame_rate()
+    )
     assert [path.name for path in place.iterdir()] == [Path(made.get_stream_source()).name]
 
 
