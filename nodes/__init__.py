@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .clips import RestorationMovingNoise, RestorationSteadyFrames
 from .damage import RestorationAutoLevels, RestorationDamage, RestorationScratchMask
 from .degrade import RestorationDegrade
 from .diffbir_control import DiffBIRConditioning, LAControlNetLoader
@@ -60,6 +61,8 @@ NODES: list[type[io.ComfyNode]] = [
     HYPIRSingleStep,
     HYPIRRestoreImage,
     RestorationTiles,
+    RestorationMovingNoise,
+    RestorationSteadyFrames,
     RestorationColorFix,
     RestorationFinish,
     RestorationMetrics,

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..images.conversion import image_to_planes
+from ..images.conversion import check_image, image_to_planes
 from ..images.motion import FrameGrid, Motion, estimate_motion, no_motion
 from ..model_loaders.resshift_model import ResShiftModel
 from ..samplers.moved_noise import MovedNoise, NoisePlaces, first_places, move_places
-from .noise import MOVING, PictureSeeds
+from .noise import MOVING, PictureSeeds, noise_draws
 
 # Of models that do not say: what latents take and what pictures are padded to multiples of.
 LATENT_RATIO = 8
@@ -72,6 +72,11 @@ def frame_grid(
     return _grid(latent_size, min(shares), latent_fold(model))
 
 
+def size_of(x: Tensor) -> tuple[int, int]:
+    """Return height and width of `x` (..., H, W)."""
+    return x.shape[-2], x.shape[-1]
+
+
 def _grid(latent_size: tuple[int, int], per_pixel: float, fold: int) -> FrameGrid:
     return FrameGrid(fold * latent_size[0], fold * latent_size[1], fold * per_pixel, fold)
 
@@ -93,13 +98,13 @@ class ClipMemory:
     places: NoisePlaces | None = None
     latent: Tensor | None = None
 
-    def follow(self, model: Any, frames: Tensor, latent: Tensor) -> Motion:
+    def follow(self, model: Any, frames: Tensor, latent_size: tuple[int, int]) -> Motion:
         """Return the motion of the clip's next frames, and remember the last of them.
 
         Args:
             model: The MODEL that will sample.
             frames: `(B, H, W, C)` IMAGE; see `frame_grid`.
-            latent: `(B, C, h, w)` what will be sampled; its size counts.
+            latent_size: Height and width of what will be sampled.
         Raises:
             ValueError: If the frames are of another size than those before.
         """
@@ -110,7 +115,7 @@ class ClipMemory:
                 f" {self.frame.shape[-1]}x{self.frame.shape[-2]}. The frames of a clip are of one"
                 " size."
             )
-        grid = frame_grid(model, tuple(planes.shape[-2:]), tuple(latent.shape[-2:]))
+        grid = frame_grid(model, size_of(planes), latent_size)
         motion = clip_motion(planes, grid, before=self.frame)
         self.frame = planes[-1:]
         return motion
@@ -161,7 +166,7 @@ def clip_noise(model: Any, planes: Tensor, latent: Tensor, places: Sequence[int]
         places: Place of each of its n pictures in the clip. Frames before them count too, so that a
             frame's noise is the same whatever part it is in.
     """
-    grid = frame_grid(model, tuple(planes.shape[-2:]), tuple(latent.shape[-2:]))
+    grid = frame_grid(model, size_of(planes), size_of(latent))
     return noise_on_grid(planes, grid, places)
 
 
@@ -203,3 +208,31 @@ def moved_orders(motion: Motion, before: NoisePlaces | None = None) -> list[Nois
             before = move_places(before, backward, trust)
         moved.append(before)
     return moved
+
+
+class MovingNoise:
+    """A NOISE for ComfyUI's custom samplers that moves with a clip.
+
+    Args:
+        model: The MODEL that will sample.
+        frames: `(B, H, W, C)` IMAGE, the whole clip.
+        seed: Decides the noise; that of the first frame is a single picture's.
+    """
+
+    def __init__(self, model: Any, frames: Tensor, seed: int):
+        check_image(frames, "'frames'")
+        self.model = model
+        self.planes = image_to_planes(frames, "'frames'")[0].clamp(0, 1)
+        self.seed = seed
+
+    def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
+        """Return the start noise of a LATENT's pictures.
+
+        Raises:
+            ValueError: If it cannot be told which frames they are, or their proportions differ.
+        """
+        samples = input_latent["samples"]
+        places = frame_places(len(self.planes), input_latent)
+        moved = clip_noise(self.model, self.planes, samples, places)
+        like = samples.new_empty(samples.shape, device="cpu", dtype=torch.float32)
+        return noise_draws(PictureSeeds(self.seed, MOVING).along(moved), like)()

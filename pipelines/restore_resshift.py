@@ -18,7 +18,7 @@ from ..images.conversion import (
 )
 from ..images.transparency import visible_planes
 from ..samplers.tiles import cut_tile, merge_tiles, tile_positions
-from .clip_motion import ClipMemory
+from .clip_motion import ClipMemory, size_of
 from .finish import finish_restoration, with_alpha_of
 from .frames import FRAMES_AT_ONCE, check_frames_at_once
 from .noise import MOVING, BatchNoise, PictureSeeds
@@ -134,8 +134,7 @@ def restore_with_resshift(
             seeds = PictureSeeds(seed, batch_noise, range(first, first + len(pictures)))
             run_model = model
             if follows:
-                samples = inputs.latent["samples"]
-                motion = memory.follow(model, part, samples)
+                motion = memory.follow(model, part, size_of(inputs.latent["samples"]))
                 seeds = memory.move_noise(seeds, motion)
                 run_model = patch_steady_motion(model, motion, steadiness, memory.latent)
             sampled = sample_resshift(

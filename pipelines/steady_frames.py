@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..images.conversion import check_image, image_to_planes
 from ..images.motion import Motion, draw_to_moved
-from .clip_motion import clip_motion, frame_grid
+from .clip_motion import clip_motion, frame_grid, size_of
 from .latent_guidance import check_model
 
 
@@ -94,7 +94,7 @@ def patch_steady_frames(
                 f"'frames' holds {len(planes)} pictures, and the latent that is sampled"
                 f" {len(noise)}. Connect the frames of the latent's pictures, in their order."
             )
-        grid = frame_grid(model, tuple(planes.shape[-2:]), tuple(noise.shape[-2:]))
+        grid = frame_grid(model, size_of(planes), size_of(noise))
         return clip_motion(planes, grid, before=before)
 
     latent = None if previous is None else previous.latent["samples"][-1:]
