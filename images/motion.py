@@ -87,7 +87,7 @@ def draw_to_moved(latent: Tensor, before: Tensor, motion: Motion, share: Tensor)
         share: Scalar tensor, how much is replaced where the motion is trusted, 0 to 1.
     """
     fine, fine_before = (F.pixel_shuffle(x, motion.fold) for x in (latent, before))
-    moved = warp_along(fine_before, motion.backward)  # (1, C / fold^2, H, W)
+    moved = warp_along(fine_before, motion.backward, "bicubic")  # (1, C / fold^2, H, W)
     drawn = fine + share * motion.trust * (moved - fine)
     return F.pixel_unshuffle(drawn, motion.fold)  # (1, C, h, w)
 
