@@ -63,7 +63,8 @@ def steadiness_input() -> io.Float.Input:
         advanced=True,
         tooltip=(
             "For the frames of a video: share of every prediction that is taken from the frame"
-            " before, moved to where the frame has it. 0 restores each by itself."
+            " before, moved to where the frame has it, one frame after the other. 0 restores each by"
+            " itself."
         ),
     )
 

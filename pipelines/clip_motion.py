@@ -86,7 +86,8 @@ class ClipMemory:
     """What a restoration keeps of a clip, so that frames can come in parts of any length.
 
     One object serves one clip: give it to every call, the frames in their order, each once. What it
-    holds does not grow.
+    holds does not grow and is never written into, so a copy (`copy.copy`) of it, taken before a
+    call, goes on from there.
 
     Attributes:
         frame: `(1, 3, H, W)` the last frame; None before the first.

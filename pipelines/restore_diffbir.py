@@ -129,8 +129,8 @@ def restore_with_diffbir(
         frames_at_once: Pictures that share each call of stage 2, 1 or more.
         keep_grey: Whether a black and white picture stays so.
         for_saving: See `finish_restoration`.
-        steadiness: How far each picture's predictions are drawn to the picture before, where the
-            pictures are a clip.
+        steadiness: How far each picture's predictions are drawn to what was made of the picture
+            before, where the pictures are a clip. They are then restored one by one.
         memory: What is kept of a clip whose frames come in several calls; None where they come in
             one.
     Returns:
@@ -158,6 +158,8 @@ def restore_with_diffbir(
     tile = tile_of_stage_one(weights.upscale_model, tiles)
     memory = ClipMemory() if memory is None else memory
     follows = batch_noise == MOVING or steadiness.acts
+    if steadiness.acts:
+        frames_at_once = 1  # each is drawn to what was made of the one before
     # Stage 1 counts as a step of the progress bar.
     run_steps = steps or preset.steps
     progress = RunProgress(weights.model, (run_steps + 1) * count)

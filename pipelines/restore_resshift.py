@@ -76,8 +76,8 @@ def restore_with_resshift(
             picture; see `prepare_resshift`.
         keep_grey: Whether a black and white picture stays so.
         for_saving: See `finish_restoration`.
-        steadiness: How far each picture's predictions are drawn to the picture before, where the
-            pictures are a clip.
+        steadiness: How far each picture's predictions are drawn to what was made of the picture
+            before, where the pictures are a clip. They are then restored one by one.
         memory: What is kept of a clip whose frames come in several calls; None where they come in
             one.
     Returns:
@@ -108,6 +108,8 @@ def restore_with_resshift(
             mask_to_plane(mask[:1], 1, height, width)  # pieces would hide that the sizes differ
     memory = ClipMemory() if memory is None else memory
     follows = batch_noise == MOVING or steadiness.acts
+    if steadiness.acts:
+        frames_at_once = 1  # each is drawn to what was made of the one before
     places = tile_positions(height, width, side, max(1, side - side // CHOP_OVERLAP))
     if follows and len(places) > 1:
         raise ValueError(

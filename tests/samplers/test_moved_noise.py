@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -59,7 +61,7 @@ def test_every_frame_is_standard_normal_and_white(kind):
 def test_under_a_pan_of_whole_pixels_the_noise_moves_exactly_with_the_picture():
     places = followed(flow(PAN), 6)
     moved = MovedNoise(torch.stack([p.sources for p in places])).of(normal())
-    for before, after in zip(moved[:-1], moved[1:], strict=True):
+    for before, after in itertools.pairwise(moved):
         assert torch.equal(after[:, 1:, :-2], before[:, :-1, 2:])
 
 
