@@ -231,3 +231,17 @@ def test_what_does_not_fit_is_refused(folded):
     for wrong in ({"strength": 1.5}, {"start_percent": -0.1}, {"end_percent": 2.0}):
         with pytest.raises(ValueError, match="give 0 to 1"):
             Steadiness(**wrong)
+
+
+def test_in_tiles_the_whole_latent_is_drawn(folded):
+    model, vae = folded
+    frames = panned(2, 32, 48)
+    made = prepare_resshift(model, vae, frames)
+    tiled = patch_tiles(model, 64, 16)
+    results = [
+        sample_resshift(patched, made.positive, made.latent, seeds=PictureSeeds(3))["samples"]
+        for patched in (tiled, patch_steady_frames(tiled, frames, Steadiness(1.0)))
+    ]
+    free, drawn = (flicker(vae.decode(samples), 8) for samples in results)
+    assert torch.equal(results[0][0], results[1][0])
+    assert drawn < 0.1 * free
