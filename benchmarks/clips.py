@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ def moved_clip(
     ]
     grey = photograph.mean(dim=(1, 2))
     frames = [warp(photograph, chain_transforms(base, path), height, width, grey) for path in paths]
-    pairs = list(zip(paths, paths[1:], strict=False))
+    pairs = list(pairwise(paths))
     backward = torch.stack([_flow_along(after, before, size) for before, after in pairs])
     forward = torch.stack([_flow_along(before, after, size) for before, after in pairs])
     rows, columns = torch.meshgrid(
