@@ -26,11 +26,15 @@ SEARCH_PX = 3
 # Of a level's pictures before gradients are taken, which are of no use at single pixels.
 SMOOTHING_SIGMA = 0.8
 # The window of the normal equations.
-WINDOW_SIGMA = 2.5
-WINDOW_RADIUS = 6
+WINDOW_SIGMA = 2.0
+WINDOW_RADIUS = 5
 ITERATIONS = 6
-# Differences and gradients below this are noise: some 2 of 255 levels.
+# Differences below this are noise: some 2 of 255 levels.
 NOISE = 0.008
+# A window whose gradients are this small follows what the motion is around it, as far as this.
+FLAT = 0.016
+AROUND_SIGMA = 4.0
+AROUND_RADIUS = 10
 MOST_STEP_PX = 1.0
 MEDIAN_PX = 5
 
@@ -114,7 +118,7 @@ def estimate_flow(frames_from: Tensor, frames_to: Tensor) -> Tensor:
     other picture is warped by the flow so far, the equations of a Gaussian window around each pixel
     are solved for what is missing, and a median takes single errors out of the flow. Pixels that
     differ much (hidden ones) and those that left the picture count little in a window, and where a
-    window has no texture the coarser level's flow stays.
+    window has little texture its flow is drawn to that around it.
 
     Args:
         frames_from: `(B, C, H, W)` float in [0, 1], on any device.
@@ -124,7 +128,8 @@ def estimate_flow(frames_from: Tensor, frames_to: Tensor) -> Tensor:
 
     Source: Bouguet 2000, "Pyramidal Implementation of the Lucas Kanade Feature Tracker"; the median
     is that of Sun et al. 2010, "Secrets of Optical Flow Estimation and Their Principles"; the
-    weights are those of iteratively reweighted least squares for the L1 norm.
+    weights are those of iteratively reweighted least squares for the L1 norm; windows and smoothness
+    are joined as by Bruhn et al. 2005, "Lucas/Kanade Meets Horn/Schunck".
     """
     levels = [(frames_from.float(), frames_to.float())]
     while min(levels[-1][0].shape[-2:]) >= 2 * COARSEST_PX:
@@ -200,8 +205,10 @@ def _refined(flow: Tensor, first: Tensor, second: Tensor) -> Tensor:
         ]
         sums = _window_mean(torch.cat([*products, weight], dim=1))  # (B, 6, H, W)
         xx, yy, xy, xd, yd, total = sums.split(1, dim=1)
-        ridge = total * NOISE**2 + 1e-9
+        ridge = total * FLAT**2 + 1e-9
         xx, yy = xx + ridge, yy + ridge
+        pull = ridge * (gaussian_blur(flow, AROUND_SIGMA, AROUND_RADIUS) - flow)
+        xd, yd = xd + pull[:, :1], yd + pull[:, 1:]
         determinant = xx * yy - xy * xy
         step = torch.cat([yy * xd - xy * yd, xx * yd - xy * xd], dim=1) / determinant
         flow = _median(flow + step.clamp(-MOST_STEP_PX, MOST_STEP_PX))

@@ -20,7 +20,7 @@ from .faces import (
 )
 from .hypir import HYPIRLoader, HYPIRRestoreImage, HYPIRSingleStep
 from .image import RestorationColorFix, RestorationFinish
-from .measure import RestorationFidelitySweep, RestorationMetrics
+from .measure import RestorationFidelitySweep, RestorationFlicker, RestorationMetrics
 from .resshift_loaders import ResShiftLoader, ResShiftVAELoader
 from .resshift_restore import ResShiftRestoreImage
 from .resshift_sampling import (
@@ -66,6 +66,7 @@ NODES: list[type[io.ComfyNode]] = [
     RestorationColorFix,
     RestorationFinish,
     RestorationMetrics,
+    RestorationFlicker,
     RestorationFidelitySweep,
     RestorationDegrade,
     RestorationDamage,
