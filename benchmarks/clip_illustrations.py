@@ -21,13 +21,13 @@ from .contact_sheet import to_image
 LABEL_HEIGHT = 22
 SEED = 1
 # Of the noise's pixels, so that each can be seen.
-NOISE_PX = 4
+NOISE_PX = 8
 SHOWN_TIMES = 8
 SCALE = 4
 
 
 def draw_moving_noise(materials: Any) -> Image.Image:
-    height, width, step = 120, 208, 20
+    height, width, step = 120, 208, 24
     frames = _panned(materials, (height, width), 3, (step, 0))
     grid = FrameGrid(height // NOISE_PX, width // NOISE_PX, 1 / NOISE_PX)
     moved = noise_on_grid(frames, grid, range(len(frames)))
