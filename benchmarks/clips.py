@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..images.warp import chain_transforms, invert_transform, transform_points, warp
+
+PICTURES = Path(__file__).resolve().parents[1] / "workflows" / "inputs"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,13 @@ class Clip:
     backward: Tensor
     forward: Tensor
     shown: Tensor
+
+
+def workflow_picture(name: str) -> Tensor:
+    """Return a picture of the shipped workflows, all free, as `(3, H, W)` in [0, 1]."""
+    with Image.open(PICTURES / name) as opened:
+        pixels = np.array(opened.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
 def similarity(
@@ -59,7 +69,7 @@ def moved_clip(
     Args:
         photograph: `(3, H, W)` in [0, 1], large enough for the whole way.
         size: (height, width) of the frames; the way's middle shows the photograph's middle.
-        count: Number of frames.
+        count: Number of frames, 2 or more.
         shift: Pixels (x, y) that the picture moves from a frame to the next.
         zoom: Factor from a frame to the next, about the middle.
         turn: Degrees from a frame to the next, about the middle.
@@ -97,7 +107,7 @@ def patch_clip(ground: Tensor, patch: Tensor, count: int, shift: tuple[int, int]
     Args:
         ground: `(3, H, W)` in [0, 1].
         patch: `(3, h, w)` in [0, 1]; the middle of its way is the middle of the ground.
-        count: Number of frames.
+        count: Number of frames, 2 or more.
         shift: Pixels (x, y) from a frame to the next.
     """
     height, width = patch.shape[-2:]
