@@ -22,8 +22,9 @@ from ..images.resize import resize_bicubic
 from ..model_loaders.resshift import bundled_vae, load_bundled_model
 from ..pipelines.diffbir_conditioning import prepare_diffbir
 from ..pipelines.flow import FlowMethod, find_flow
-from ..pipelines.noise import BATCH_NOISES, BatchNoise, PictureSeeds
+from ..pipelines.noise import BATCH_NOISES, MOVING, BatchNoise, PictureSeeds
 from ..pipelines.restore_resshift import restore_with_resshift
+from ..pipelines.steady_frames import Steadiness
 from ..training.validation import gradient_energy
 from .clips import Clip, moved_clip, patch_clip, reduced, workflow_picture
 from .diffbir import CONTEXT, DiffBIRRun, control_net, model_of_sd21, sample_run, vae_of_sd
@@ -33,6 +34,7 @@ SIZE = (256, 384)
 BICUBIC = "bicubic enlargement"
 DIFFBIR = "tiny DiffBIR"
 DIFFBIR_STEPS = 4
+STRENGTHS = (0.3, 0.5, 0.8)
 
 Restoration = Callable[[Tensor], Tensor]
 
@@ -58,6 +60,7 @@ def make_restorations() -> dict[str, Restoration]:
         return lambda image: restore_with_resshift(bundled, vae, image, seed=0, **options)
 
     same: dict[str, Any] = {"batch_noise": "same for all"}
+    moving: dict[str, Any] = {"steps": 4, "batch_noise": MOVING}
     return {
         "bundled, 4 steps, different per image": by_bundled(steps=4),
         "bundled, 4 steps, same for all": by_bundled(steps=4, **same),
@@ -65,6 +68,16 @@ def make_restorations() -> dict[str, Restoration]:
         "bundled, 4 steps, randomness 0, same for all": by_bundled(steps=4, randomness=0.0, **same),
         "bundled, 1 step, different per image": by_bundled(steps=1),
         "bundled, 1 step, same for all": by_bundled(steps=1, **same),
+        "bundled, 4 steps, moving with the picture": by_bundled(**moving),
+        **{
+            f"bundled, 4 steps, moving with the picture, steadiness {strength}": by_bundled(
+                steadiness=Steadiness(strength), **moving
+            )
+            for strength in STRENGTHS
+        },
+        "bundled, 1 step, same for all, steadiness 0.5": by_bundled(
+            steps=1, steadiness=Steadiness(0.5), **same
+        ),
     }
 
 
@@ -140,14 +153,16 @@ def diffbir_line(clip: Clip, enlarged: Tensor) -> str:
         print(f"{DIFFBIR}, {batch_noise}", file=sys.stderr, flush=True)
         run = DiffBIRRun(model, vae, image, prepare_diffbir(text, text, control, vae, image))
         seeds = PictureSeeds(0, cast(BatchNoise, batch_noise))
-        decoded = image_to_planes(vae.decode(sample_run(run, steps=DIFFBIR_STEPS, seeds=seeds)))[0]
+        decoded = image_to_planes(
+            vae.decode(sample_run(run, steps=DIFFBIR_STEPS, seeds=seeds, frames=image))
+        )[0]
         made = fix_color(decoded[..., : size[0], : size[1]], enlarged, "wavelet").clamp(0, 1)
         errors.append(clip_error(clip, made))
-    different, same = errors
+    different, same, moving = errors
     return (
         f"{DIFFBIR} (second stage with random weights, {DIFFBIR_STEPS} steps, on the pan), of which"
         f" only the ratio means something: `{BATCH_NOISES[1]}` leaves {same / different:.2f} of the"
-        f" warping error of `{BATCH_NOISES[0]}`."
+        f" warping error of `{BATCH_NOISES[0]}`, `{BATCH_NOISES[2]}` {moving / different:.2f}."
     )
 
 

@@ -115,7 +115,7 @@ def own_motion(seeds: PictureSeeds, count: int) -> MovedNoise | None:
             return None  # a picture, or the first of a clip, has the seed's noise as it is
         raise ValueError(
             f"'batch_noise' is '{MOVING}', and there is no telling how these {count} pictures move."
-            " Give the clip's frames, or choose another 'batch_noise'."
+            " Connect the clip to 'frames' where the node has it, or choose another 'batch_noise'."
         )
     if len(seeds.moved.sources) != count:
         raise ValueError(

@@ -120,9 +120,9 @@ def test_a_single_picture_has_the_noise_of_its_seed_whatever_the_choice(folded):
 
 def test_moving_noise_without_motion_is_refused():
     like = torch.zeros(2, 4, 8, 8)
-    with pytest.raises(ValueError, match="Give the clip's frames"):
+    with pytest.raises(ValueError, match="Connect the clip to 'frames'"):
         noise_draws(MOVED, like)
-    with pytest.raises(ValueError, match="Give the clip's frames"):
+    with pytest.raises(ValueError, match="Connect the clip to 'frames'"):
         noise_draws(PictureSeeds(7, MOVING, [3]), like[:1])
     moved = clip_noise(analytic_model(), torch.rand(3, 3, 64, 64), like, range(3))
     with pytest.raises(ValueError, match="of the 2 pictures"):
