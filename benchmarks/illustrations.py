@@ -37,7 +37,7 @@ from ..samplers.discrete import alphas_cumprod, sigmas_from_alphas_cumprod, spac
 from ..samplers.guidance import rescaled_cfg_scale
 from ..samplers.schedules import ResShiftSchedule, one_minus_eta_from_sigma
 from ..samplers.tiles import tile_positions
-from . import clip_illustrations, diagrams, face_illustrations
+from . import clip_illustrations, diagrams, face_illustrations, video_illustrations
 from .contact_sheet import to_image
 from .diagrams import Curve
 
@@ -385,6 +385,7 @@ PICTURES: dict[str, Callable[[Materials], Image.Image]] = {
     "RestorationFaceAlign": face_illustrations.draw_alignment,
     "RestorationFacePaste": face_illustrations.draw_masks,
     "RestorationFacePhoto": face_illustrations.draw_photo,
+    "RestorationVideo": video_illustrations.draw_video,
     "DiffBIRDynamicCFG": draw_cfg,
     "DiffBIRSpacedScheduler": draw_spaced,
     "SwinIRLoader": wiring(diagrams.DIFFBIR, "Load Restoration Network"),

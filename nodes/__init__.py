@@ -38,6 +38,7 @@ from .training import (
     RestorationPairCrops,
     RestorationValidationChart,
 )
+from .video import RestorationVideo
 
 NODES: list[type[io.ComfyNode]] = [
     ResShiftLoader,
@@ -81,4 +82,5 @@ NODES: list[type[io.ComfyNode]] = [
     RestorationFaceAlign,
     RestorationFacePaste,
     RestorationFacePhoto,
+    RestorationVideo,
 ]

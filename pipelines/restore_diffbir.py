@@ -30,7 +30,7 @@ from .finish import finish_restoration, with_alpha_of
 from .frames import FRAMES_AT_ONCE, check_frames_at_once
 from .latent_guidance import LatentGuidance
 from .noise import MOVING, BatchNoise, PictureSeeds
-from .progress import RunProgress
+from .progress import RunProgress, Share
 from .sd2 import check_sd2
 from .stage_one import SHORT_EDGE_PX, Rules, check_network, remove_degradation, stage_one_tile
 from .stage_one import SIZE_MULTIPLE_PX as STAGE_ONE_MULTIPLE_PX
@@ -66,6 +66,27 @@ class DiffBIRWeights:
     upscale_model: Any
 
 
+def are_diffbir(weights: DiffBIRWeights) -> bool:
+    """Return whether all of DiffBIR's networks are there, not MODEL and VAE alone.
+
+    Raises:
+        ValueError: If some are.
+    """
+    parts = {
+        "clip": weights.clip,
+        "control_net": weights.control_net,
+        "upscale_model": weights.upscale_model,
+    }
+    missing = [name for name, part in parts.items() if part is None]
+    if missing and len(missing) < len(parts):
+        raise ValueError(
+            f"DiffBIR needs {', '.join(map(repr, missing))} too. Connect"
+            f" {'them' if len(missing) > 1 else 'it'}, or none of 'clip', 'control_net' and"
+            " 'upscale_model' for a ResShift model."
+        )
+    return not missing
+
+
 def restore_with_diffbir(
     weights: DiffBIRWeights,
     image: Tensor,
@@ -92,6 +113,7 @@ def restore_with_diffbir(
     frames_at_once: int = FRAMES_AT_ONCE,
     keep_grey: bool = True,
     for_saving: bool = False,
+    share: Share | None = None,
     steadiness: Steadiness = NOT_STEADIED,
     memory: ClipMemory | None = None,
 ) -> Tensor:
@@ -129,6 +151,7 @@ def restore_with_diffbir(
         frames_at_once: Pictures that share each call of stage 2, 1 or more.
         keep_grey: Whether a black and white picture stays so.
         for_saving: See `finish_restoration`.
+        share: Which part of a longer run this is, for the progress bar; None for all of it.
         steadiness: How far each picture's predictions are drawn to what was made of the picture
             before, where the pictures are a clip. They are then restored one by one.
         memory: What is kept of a clip whose frames come in several calls; None where they come in
@@ -162,7 +185,7 @@ def restore_with_diffbir(
         frames_at_once = 1  # each is drawn to what was made of the one before
     # Stage 1 counts as a step of the progress bar.
     run_steps = steps or preset.steps
-    progress = RunProgress(weights.model, (run_steps + 1) * count)
+    progress = RunProgress(weights.model, (run_steps + 1) * count, share)
 
     def restored(first: int) -> Tensor:
         pictures = image[first : first + held]

@@ -20,7 +20,7 @@ from .faces import aligned_faces, blend_faces, check_background
 from .latent_guidance import LatentGuidance, patch_latent_guidance
 from .noise import BatchNoise, PictureSeeds
 from .resshift_conditioning import resshift_model
-from .restore_diffbir import DiffBIRWeights, restore_with_diffbir
+from .restore_diffbir import DiffBIRWeights, are_diffbir, restore_with_diffbir
 from .restore_resshift import restore_with_resshift
 
 # Between the seeds of the faces of one picture, far from those of the pieces of a picture.
@@ -99,20 +99,8 @@ def diffbir_or_resshift(
     Raises:
         ValueError: If some of DiffBIR's parts are missing, or all are and it is no ResShift MODEL.
     """
-    parts = {
-        "clip": weights.clip,
-        "control_net": weights.control_net,
-        "upscale_model": weights.upscale_model,
-    }
-    missing = [name for name, part in parts.items() if part is None]
-    if len(missing) == len(parts):
+    if not are_diffbir(weights):
         return resshift_restorer(weights.model, weights.vae, likeness=likeness, steps=steps)
-    if missing:
-        raise ValueError(
-            f"DiffBIR needs {', '.join(map(repr, missing))} too. Connect"
-            f" {'them' if len(missing) > 1 else 'it'}, or none of 'clip', 'control_net' and"
-            " 'upscale_model' for a ResShift model."
-        )
     return diffbir_restorer(weights, preset, likeness=likeness, steps=steps)
 
 

@@ -22,7 +22,7 @@ from .clip_motion import ClipMemory, size_of
 from .finish import finish_restoration, with_alpha_of
 from .frames import FRAMES_AT_ONCE, check_frames_at_once
 from .noise import MOVING, BatchNoise, PictureSeeds
-from .progress import RunProgress
+from .progress import RunProgress, Share
 from .resshift_conditioning import check_start_image, prepare_resshift, resshift_model, usable_mask
 from .resshift_sampling import residual_shift_sigmas, sample_resshift
 from .steady_frames import NOT_STEADIED, Steadiness, patch_steady_motion
@@ -50,6 +50,7 @@ def restore_with_resshift(
     start_image: Tensor | None = None,
     keep_grey: bool = True,
     for_saving: bool = False,
+    share: Share | None = None,
     steadiness: Steadiness = NOT_STEADIED,
     memory: ClipMemory | None = None,
 ) -> Tensor:
@@ -76,6 +77,7 @@ def restore_with_resshift(
             picture; see `prepare_resshift`.
         keep_grey: Whether a black and white picture stays so.
         for_saving: See `finish_restoration`.
+        share: Which part of a longer run this is, for the progress bar; None for all of it.
         steadiness: How far each picture's predictions are drawn to what was made of the picture
             before, where the pictures are a clip. They are then restored one by one.
         memory: What is kept of a clip whose frames come in several calls; None where they come in
@@ -117,7 +119,7 @@ def restore_with_resshift(
             " 'per step'."
         )
     run_steps = len(residual_shift_sigmas(model, steps)) - 1
-    progress = RunProgress(model, run_steps * count * len(places))
+    progress = RunProgress(model, run_steps * count * len(places), share)
 
     def start_of(first: int, pictures: int, place: tuple[int, int]) -> Tensor | None:
         if starts is None:

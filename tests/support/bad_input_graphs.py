@@ -159,7 +159,9 @@ SOURCES |= {
     "no_points": own("RestorationFacePoints", image=["photo", 0]),
     "no_places": own("RestorationFaceAlign", image=["photo", 0], faces=["no_points", 0], size=64),
 }
+SOURCES["video"] = node("CreateVideo", images=["picture", 0], fps=10.0)
 LINKS: dict[str, dict[str, Link]] = {
+    "RestorationVideo": {"video": ["video", 0], "model": ["x4", 0], "vae": ["x4_vae", 0]},
     "ResShiftModelSampling": {"model": ["x4", 0]},
     "ResShiftConditioning": {"model": ["x4", 0], "vae": ["x4_vae", 0], "image": ["picture", 0]},
     "ResidualShiftSampler": {"model": ["x4", 0], "positive": ["lq", 0], "latent_image": ["lq", 2]},
@@ -224,6 +226,7 @@ LINKS: dict[str, dict[str, Link]] = {
 QUICK: dict[str, dict[str, Any]] = {
     "ResidualShiftSampler": {"steps": 1},
     "ResShiftRestoreImage": {"steps": 1},
+    "RestorationVideo": {"steps": 1, "scale": 1.0},
     "DiffBIRSampler": {"steps": 2},
     "DiffBIRRestoreImage": {"steps": 2, "scale": 1.0, "rules": "none"},
     "DiffBIRRemoveDegradation": {"rules": "none"},
