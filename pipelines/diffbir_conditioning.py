@@ -16,7 +16,7 @@ from ..images.padding import multiple_above
 from ..images.transparency import visible_planes
 from ..model_loaders.la_control_net import is_la_control_net, text_width
 from ..samplers.discrete import TRAINING_STEPS, alphas_cumprod
-from .clip_motion import noise_on_grid
+from .clip_motion import noise_on_grid, size_of
 from .noise import WHOLE_BATCH, PictureSeeds, noise_draws
 
 CONDITION_KEY = "diffbir_condition"
@@ -114,7 +114,7 @@ def prepare_diffbir(
     hint = comfy.latent_formats.SD15().process_in(condition)
     if noise_aug > 0:
         if seeds.needs_motion:
-            grid = FrameGrid(*hint.shape[-2:], 1 / LATENT_RATIO)
+            grid = FrameGrid(*size_of(hint), 1 / LATENT_RATIO)
             seeds = seeds.along(noise_on_grid(planes.clamp(0, 1), grid, range(len(planes))))
         noise = noise_draws(seeds.moved_by(NOISE_AUG_STREAM), hint)()
         kept = alphas_cumprod(zero_snr=zero_snr)[noise_aug].item()
