@@ -37,7 +37,7 @@ from ..samplers.discrete import alphas_cumprod, sigmas_from_alphas_cumprod, spac
 from ..samplers.guidance import rescaled_cfg_scale
 from ..samplers.schedules import ResShiftSchedule, one_minus_eta_from_sigma
 from ..samplers.tiles import tile_positions
-from . import diagrams, face_illustrations, video_illustrations
+from . import clip_illustrations, diagrams, face_illustrations, video_illustrations
 from .contact_sheet import to_image
 from .diagrams import Curve
 
@@ -367,6 +367,8 @@ PICTURES: dict[str, Callable[[Materials], Image.Image]] = {
     "RestorationFinish": draw_finish,
     "RestorationColorFix": draw_color_fixes,
     "RestorationTiles": draw_tiles,
+    "RestorationMovingNoise": clip_illustrations.draw_moving_noise,
+    "RestorationSteadyFrames": clip_illustrations.draw_steady_frames,
     "RestorationDegrade": draw_degradations,
     "RestorationDamage": draw_damages,
     "RestorationScratchMask": draw_scratch_mask,

@@ -195,6 +195,8 @@ LINKS: dict[str, dict[str, Link]] = {
         "image": ["picture", 0],
     },
     "RestorationTiles": {"model": ["sd", 0]},
+    "RestorationMovingNoise": {"model": ["x4", 0], "frames": ["picture", 0]},
+    "RestorationSteadyFrames": {"model": ["x4", 0], "frames": ["picture", 0]},
     "RestorationColorFix": {"image": ["picture", 0], "reference": ["other", 0]},
     "RestorationFinish": {"image": ["picture", 0]},
     "RestorationMetrics": {"image": ["picture", 0], "reference": ["other", 0]},
@@ -257,11 +259,29 @@ def graph(node_id: str, sources: Prompt | None = None, /, **inputs: Any) -> Prom
     if made == "LATENT":
         vae = "x4_vae" if node_id == "ResidualShiftSampler" else "sd"
         return _decoded(prompt, ["node", 0], [vae, 2 if vae == "sd" else 0])
+    if made == "NOISE":
+        return _with_noise(prompt)
     if made == "MODEL" and node_id != "ResShiftLoader":
         return _sampled(prompt, values["model"])
     if made == "IMAGE":
         return {**prompt, "out": node("SaveImage", images=["node", 0], filename_prefix="row")}
     return {**prompt, "out": node("PreviewAny", source=["node", 0])}
+
+
+def _with_noise(prompt: Prompt) -> Prompt:
+    """Add ComfyUI's SamplerCustomAdvanced on the NOISE that the node made."""
+    prompt["guider"] = node("BasicGuider", model=["x4", 0], conditioning=["lq", 0])
+    prompt["chain"] = node("KSamplerSelect", sampler_name="euler")
+    prompt["sigmas"] = own("ResidualShiftScheduler", model=["x4", 0])
+    prompt["sampler"] = node(
+        "SamplerCustomAdvanced",
+        noise=["node", 0],
+        guider=["guider", 0],
+        sampler=["chain", 0],
+        sigmas=["sigmas", 0],
+        latent_image=["lq", 2],
+    )
+    return _decoded(prompt, ["sampler", 0], ["x4_vae", 0])
 
 
 def _sampled(prompt: Prompt, model: Link) -> Prompt:

@@ -13,6 +13,7 @@ from pack.tests.support.bad_input import (
     file_rows,
     on,
 )
+from pack.tests.support.bad_input_clips import clip_rows
 from pack.tests.support.bad_input_faces import face_rows
 from pack.tests.support.bad_input_graphs import Prompt, graph, picture
 from pack.tests.support.bad_input_values import batch_rows, mask_rows, picture_rows, training_rows
@@ -269,6 +270,7 @@ ROWS: tuple[Row, ...] = (
     *training_rows(),
     *face_rows(),
     *video_rows(),
+    *clip_rows(),
     *number_rows(),
     *run_rows(),
 )

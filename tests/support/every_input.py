@@ -132,6 +132,8 @@ class Objects:
         self.esrgan = descriptor(tiny_esrgan())
         self.pictures = picture(16, 24, batch=2)
         self.enlarged = picture(64, 96, batch=2)
+        wide = picture(16, 26, seed=3)
+        self.clip = torch.cat([wide[:, :, :24], wide[:, :, 2:]])
         prepared = comfy.call("ResShiftConditioning", *self.resshift, self.pictures)
         self.prepared = dict(zip(("positive", "negative", "latent"), prepared, strict=False))
         self.condition = {"samples": torch.randn(2, 4, 8, 16, generator=_seeded(1))}
@@ -189,6 +191,7 @@ class Objects:
                     "tile_overlap": cut,
                     "tile_choice": cut,
                     "keep_grey": {"image": self.pictures.mean(-1, keepdim=True)},
+                    "steadiness": {"image": self.clip},
                 },
             ),
             "LAControlNetLoader": Row(
@@ -288,6 +291,7 @@ class Objects:
                     "tile_overlap": cut,
                     "tile_choice": cut,
                     "keep_grey": {"image": picture(16, 32).mean(-1, keepdim=True)},
+                    "steadiness": {"image": self.clip},
                     "long_prompt": {"prompt": "a boat " * 60},
                 },
             ),
@@ -322,6 +326,11 @@ class Objects:
             "RestorationTiles": Row(
                 {"model": self.sd, "tile": 64, "tile_overlap": 16},
                 {"tile": 128, "tile_overlap": 48, "tile_choice": "auto (by memory)"},
+            ),
+            "RestorationMovingNoise": Row({"model": model, "frames": self.clip}),
+            "RestorationSteadyFrames": Row(
+                {"model": model, "frames": self.clip},
+                {"strength": 1.0, "start_percent": 0.9, "end_percent": 0.1},
             ),
             "RestorationColorFix": Row(
                 {"image": self.pictures, "reference": picture(16, 24, seed=3)}
@@ -468,6 +477,8 @@ class Objects:
         elif isinstance(made, comfy.samplers.KSAMPLER):
             one_step = hasattr(made, "strength")
             yield self._sampled(self.resshift[0], made, steps=1 if one_step else 3)
+        elif hasattr(made, "generate_noise"):
+            yield made.generate_noise(self.prepared["latent"])
         elif hasattr(made, "model_sampling") or hasattr(made, "get_model_object"):
             yield from self._of_model(made)
         elif hasattr(made, "cond_hint_original"):
