@@ -30,7 +30,7 @@ from ..pipelines.finish import correct_color, finish_restoration
 from ..pipelines.flicker import measure_flicker
 from ..pipelines.latent_guidance import LatentGuidance, patch_latent_guidance
 from ..pipelines.measure import measure_images
-from ..pipelines.noise import BATCH_NOISES, PictureSeeds
+from ..pipelines.noise import PictureSeeds
 from ..pipelines.resshift_conditioning import prepare_resshift, resshift_model
 from ..pipelines.resshift_sampling import residual_shift_sigmas, sample_resshift
 from ..pipelines.restore_resshift import restore_with_resshift
@@ -315,12 +315,9 @@ def draw_flicker(materials: Materials) -> Image.Image:
     low = reduced(clip.frames, SCALE)
     image = planes_to_image(low)
     enlarged = resize_bicubic(low, PIECE[1], PIECE[0]).clamp(0, 1)
-    results = {"bicubic": enlarged}
-    for noise in BATCH_NOISES:
-        made = restore_with_resshift(
-            materials.model, materials.vae, image, seed=SEED, steps=4, batch_noise=noise
-        )
-        results[noise] = image_to_planes(made)[0]
+    restored = restore_with_resshift(materials.model, materials.vae, image, seed=SEED)
+    results = {"bicubic": enlarged, "restored": image_to_planes(restored)[0]}
+    results["original"] = clip.frames
     shown = {}
     for name, frames in results.items():
         ratio = measure_flicker(planes_to_image(frames), image).ratio
