@@ -253,7 +253,7 @@ def restore_video(
     try:
         _restore_rest(restorer, clip, survey, segments, keep_grey and survey.is_grey)
     except BaseException:
-        if key is None:
+        if key is None or not segments.frames:
             segments.remove()
         raise
     result = place / f"restored_video_{uuid.uuid4().hex}.mp4"
