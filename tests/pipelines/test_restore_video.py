@@ -373,7 +373,7 @@ def test_resshift_restores_a_part_as_it_would_the_whole(folded, batch_noise):
     images = some_frames()
     whole = restore_with_resshift(
         model, vae, images[[0, 0, 0, 0, 1]], seed=5, steps=2, randomness=0.5,
-        batch_noise=batch_noise,
+        batch_noise=batch_noise, color_fix="wavelet",
     )  # fmt: skip
     restorer = choose_restorer(DiffBIRWeights(model, None, vae, None, None), settings)
     assert torch.equal(restorer.restore(frames_at(images)), whole[3:])
