@@ -200,6 +200,7 @@ LINKS: dict[str, dict[str, Link]] = {
     "RestorationColorFix": {"image": ["picture", 0], "reference": ["other", 0]},
     "RestorationFinish": {"image": ["picture", 0]},
     "RestorationMetrics": {"image": ["picture", 0], "reference": ["other", 0]},
+    "RestorationFlicker": {"image": ["picture", 0]},
     "RestorationFidelitySweep": {"images.image0": ["picture", 0]},
     "RestorationDegrade": {"image": ["picture", 0]},
     "RestorationDamage": {"image": ["picture", 0]},

@@ -74,7 +74,10 @@ SAME = {
     ("RestorationVideo", "frames_at_once"): "the same",
 }
 # Inputs whose second value cannot be run here.
-ELSEWHERE = {("RestorationMetrics", "perceptual"): "needs pyiqa and what it downloads"}
+ELSEWHERE = {
+    ("RestorationMetrics", "perceptual"): "needs pyiqa and what it downloads",
+    ("RestorationFlicker", "method"): "needs OpenCV",
+}
 
 
 @dataclass(frozen=True)
@@ -340,6 +343,7 @@ class Objects:
                 {"width": 20, "height": 12, "output_width": 30, "output_height": 8},
             ),
             "RestorationMetrics": Row({"image": self.pictures, "reference": self.pictures.flip(1)}),
+            "RestorationFlicker": Row({"image": self.pictures}),
             "RestorationFidelitySweep": Row(
                 {"images": {"image0": self.pictures, "image1": self.pictures.flip(1)}},
                 {"labels": "one\nother", "columns": 1},
