@@ -99,7 +99,7 @@ def survey_clip(clip: Clip) -> Survey:
         size = (frames.shape[1], frames.shape[2])
         grey = grey and bool(is_grey(as_image(frames)[..., :3].movedim(-1, 1)).all())
         times += own_times
-        digest.update(np.ascontiguousarray(frames))
+        digest.update(frames.tobytes())
         digest.update(str(own_times).encode())
     return Survey(times, size, grey, digest.hexdigest())
 

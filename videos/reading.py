@@ -11,6 +11,7 @@ from fractions import Fraction
 import av
 import numpy as np
 from av.container import InputContainer
+from av.error import InvalidDataError
 from av.video.reformatter import Colorspace
 
 Source = str | os.PathLike[str] | io.BytesIO
@@ -71,8 +72,8 @@ def open_video(source: Source) -> InputContainer:
     """
     file = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else os.fspath(source)
     try:
-        container = av.open(file)
-    except av.error.InvalidDataError as error:
+        container = av.open(file, mode="r")
+    except InvalidDataError as error:
         raise ValueError(
             "this file is no video that FFmpeg can read, or it is damaged. Give another, or convert"
             " it to MP4 first."
@@ -129,7 +130,9 @@ def read_frames(
         times: list[Fraction] = []
         found = 0
         for number, frame in enumerate(_decoded(container)):
-            time = number * step if frame.pts is None else frame.pts * Fraction(frame.time_base)
+            time = number * step
+            if frame.pts is not None and frame.time_base is not None:
+                time = frame.pts * frame.time_base
             if window.is_before(time):
                 continue
             if window.is_after(time):
@@ -160,7 +163,7 @@ def _decoded(container: InputContainer) -> Iterator[av.VideoFrame]:
         for frame in container.decode(container.streams.video[0]):
             number += 1
             yield frame
-    except av.error.InvalidDataError as error:
+    except InvalidDataError as error:
         raise ValueError(
             f"the video is damaged after {number} frames. Repair it, for example by"
             " 'ffmpeg -i damaged.mp4 whole.mp4', or cut off what follows."

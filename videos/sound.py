@@ -79,7 +79,7 @@ class CopiedSound:
                     yield from self._encoded(index, None, first)
                 continue
             packet.pts = packet.dts if packet.pts is None else packet.pts
-            time = packet.pts * Fraction(packet.time_base)
+            time = packet.pts * packet.time_base
             if self._window.is_before(time) or self._window.is_after(time):
                 continue
             if index in self._resamplers:
@@ -162,10 +162,15 @@ class SoundBeside:
         """Mux what is heard up to a moment of the output; None for all that is left."""
         while self._next is not None:
             packet = self._next
-            if time is not None and packet.dts * Fraction(packet.time_base) > time:
+            if time is not None and packet_time(packet) > time:
                 return
             self._container.mux(packet)
             self._next = next(self._packets, None)
+
+
+def packet_time(packet: av.Packet) -> Fraction:
+    """Return when a packet that a container will take is decoded, in seconds."""
+    return Fraction(packet.dts or 0) * Fraction(packet.time_base or 0)
 
 
 def _aac_track(container: OutputContainer, rate: int, layout: str) -> av.AudioStream:

@@ -16,7 +16,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import Colorspace
 
 from .reading import Look, Source, open_video, read_look
-from .sound import CopiedSound, Sound, SoundBeside
+from .sound import CopiedSound, Sound, SoundBeside, packet_time
 
 LOWEST_QUALITY_CRF = 40.0  # of quality 1; quality 100 is CRF 0
 BT709 = 1  # primaries, transfer and matrix have the same number
@@ -48,7 +48,7 @@ class FrameEncoder:
             crf: x264's constant rate factor, 0 to 51.
         """
         height, width = size
-        self._depth, self._format = (np.uint16, "rgb48le") if look.is_deep else (np.uint8, "rgb24")
+        self._is_deep = look.is_deep
         self.track = container.add_stream("libx264", rate=look.rate)
         self.track.height, self.track.width = height, width
         # Half the colours' resolution needs even sizes.
@@ -70,9 +70,13 @@ class FrameEncoder:
             image: `(H, W, C)`, C 3 or more, floats in [0, 1]; transparency is left out.
             pts: Its time in the look's time base, more than that of the frame before.
         """
-        largest = np.iinfo(self._depth).max
-        pixels = np.clip(np.rint(image[..., :3] * largest), 0, largest).astype(self._depth)
-        frame = av.VideoFrame.from_ndarray(pixels, format=self._format)
+        levels = image[..., :3].clip(0, 1)
+        if self._is_deep:
+            pixels = np.rint(65535 * levels).astype(np.uint16)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb48le")
+        else:
+            pixels = np.rint(255 * levels).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         frame = frame.reformat(format=self.track.pix_fmt, dst_colorspace=Colorspace.ITU709)
         frame.pts, frame.time_base = pts, self._time_base
         frame.pict_type = PictureType.NONE
@@ -164,7 +168,7 @@ class VideoWriter:
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
             if self._beside is not None:
-                self._beside.follow(packet.pts * Fraction(packet.time_base))
+                self._beside.follow(packet_time(packet))
             self._container.mux(packet)
 
 

@@ -21,13 +21,15 @@ def write_bad_videos(folder: Path) -> None:
     """Write the videos of the rows into an input folder."""
     folder.mkdir(exist_ok=True)
     write_video(folder / "whole.mp4", 2)
-    with av.open(str(folder / "whole.mp4")) as whole:
-        with av.open(str(folder / WITHOUT_PICTURES), "w") as container:
-            track = container.add_stream_from_template(whole.streams.audio[0])
-            for packet in whole.demux(audio=0):
-                if packet.dts is not None:
-                    packet.stream = track
-                    container.mux(packet)
+    with (
+        av.open(str(folder / "whole.mp4")) as whole,
+        av.open(str(folder / WITHOUT_PICTURES), "w") as container,
+    ):
+        track = container.add_stream_from_template(whole.streams.audio[0])
+        for packet in whole.demux(audio=0):
+            if packet.dts is not None:
+                packet.stream = track
+                container.mux(packet)
     (folder / CUT).write_bytes((folder / "whole.mp4").read_bytes()[:500])
     write_video(
         folder / UNUSUAL, 2, 9, width=11, turned=90, pix_fmt="yuv444p10le", times=[0.0, 0.13]

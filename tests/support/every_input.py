@@ -434,7 +434,7 @@ class Objects:
                 "frames_at_once": 2,
             },
             {
-                **{name: of_diffbir for name in own},
+                **dict.fromkeys(own, of_diffbir),
                 "tiling": {**large, "tile": 64},
                 "tile": {**large, "tile": 64, "tile_overlap": 16},
                 "tile_overlap": {**large, "tile": 64, "tile_overlap": 16},

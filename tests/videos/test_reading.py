@@ -14,7 +14,8 @@ from pack.videos.reading import Window, read_frames, read_look
 
 def collected(source, at_once: int = 3, **options) -> tuple[np.ndarray, list[Fraction]]:
     parts = list(read_frames(source, at_once, **options))
-    return np.concatenate([frames for frames, _ in parts]), sum((times for _, times in parts), [])
+    times = [time for _, own in parts for time in own]
+    return np.concatenate([frames for frames, _ in parts]), times
 
 
 def test_frames_come_a_few_at_a_time(tmp_path):
