@@ -23,6 +23,8 @@ CHECK_SLACK = 0.5
 # The smallest side that a level of the pyramid may have, and how far its search goes.
 COARSEST_PX = 12
 SEARCH_PX = 3
+# A longer step is taken only where it is better by more than rounding, for flat places stand still.
+CLEARLY = 0.999
 # Of a level's pictures before gradients are taken, which are of no use at single pixels.
 SMOOTHING_SIGMA = 0.8
 # The window of the normal equations.
@@ -177,7 +179,7 @@ def _matched(first: Tensor, second: Tensor) -> Tensor:
         error = (first - warp_along(second, step)).square().mean(dim=1, keepdim=True)
         cost = _window_mean(error * inside) / _window_mean(inside).clamp(min=1e-6)
         cost = torch.where(_window_mean(inside) > 0.25, cost + NOISE**2, torch.inf)
-        better = cost < best
+        better = cost < best * CLEARLY
         best = torch.where(better, cost, best)
         flow = torch.where(better, step, flow)
     return _median(flow)
