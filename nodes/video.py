@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
 from ..pipelines.frames import FRAMES_AT_ONCE
-from ..pipelines.noise import BatchNoise
+from ..pipelines.noise import MOVING, BatchNoise
 from ..pipelines.restore_diffbir import DiffBIRWeights
 from ..pipelines.restore_hypir import HYPIR_TILINGS
 from ..pipelines.restore_video import (
@@ -19,6 +19,7 @@ from ..pipelines.restore_video import (
     choose_restorer,
     restore_video,
 )
+from ..pipelines.steady_frames import Steadiness
 from ..pipelines.tiles import TILES, TileChoice, TileSettings, Tiling
 from .messages import names_its_node
 from .widgets import (
@@ -32,6 +33,7 @@ from .widgets import (
     randomness_input,
     resshift_steps_input,
     seed_input,
+    steadiness_input,
     tile_choice_input,
     tile_input,
     tile_overlap_input,
@@ -39,6 +41,7 @@ from .widgets import (
 
 CATEGORY = "restoration/video"
 MAX_CRF = 51.0
+STEADINESS = 0.5  # the most that keeps sharpness
 
 
 class RestorationVideo(io.ComfyNode):
@@ -104,7 +107,7 @@ class RestorationVideo(io.ComfyNode):
                     ),
                 ),
                 randomness_input(),
-                batch_noise_input(),
+                batch_noise_input(default=MOVING),
                 io.Combo.Input(
                     "tiling",
                     options=list(HYPIR_TILINGS),
@@ -153,6 +156,7 @@ class RestorationVideo(io.ComfyNode):
                 tile_choice_input(),
                 frames_at_once_input(),
                 keep_grey_input(),
+                steadiness_input(default=STEADINESS),
             ],
             outputs=[
                 io.Video.Output(
@@ -189,6 +193,7 @@ class RestorationVideo(io.ComfyNode):
         tile_choice: TileChoice = "fixed",
         frames_at_once: int = FRAMES_AT_ONCE,
         keep_grey: bool = True,
+        steadiness: float = STEADINESS,
     ) -> io.NodeOutput:
         """Restore the video."""
         settings = VideoSettings(
@@ -197,6 +202,7 @@ class RestorationVideo(io.ComfyNode):
             steps=steps,
             color_fix=color_fix,
             batch_noise=batch_noise,
+            steadiness=Steadiness(steadiness),
             tiles=TileSettings(tiling, tile, tile_overlap, tile_choice),
             frames_at_once=frames_at_once,
             randomness=randomness,

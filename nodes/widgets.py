@@ -9,7 +9,7 @@ from ..images.color import COLOR_FIXES
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
 from ..pipelines.diffbir_sampling import OFFICIAL, SPACED
 from ..pipelines.frames import FRAMES_AT_ONCE
-from ..pipelines.noise import BATCH_NOISES, STILL_BATCH_NOISES
+from ..pipelines.noise import BATCH_NOISES, STILL_BATCH_NOISES, BatchNoise
 from ..pipelines.tiles import TILE_CHOICES, TILES
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
@@ -34,7 +34,9 @@ def seed_input() -> io.Int.Input:
     )
 
 
-def batch_noise_input(*, may_move: bool = True) -> io.Combo.Input:
+def batch_noise_input(
+    *, may_move: bool = True, default: BatchNoise = "different per image"
+) -> io.Combo.Input:
     """Return the input for how noise differs in a batch, which may be one of a clip's frames."""
     tooltip = (
         "Picture number k of a batch draws its noise from seed + k, or every picture from the"
@@ -45,17 +47,17 @@ def batch_noise_input(*, may_move: bool = True) -> io.Combo.Input:
     return io.Combo.Input(
         "batch_noise",
         options=list(BATCH_NOISES if may_move else STILL_BATCH_NOISES),
-        default=BATCH_NOISES[0],
+        default=default,
         advanced=True,
         tooltip=f"{tooltip}.",
     )
 
 
-def steadiness_input() -> io.Float.Input:
+def steadiness_input(*, default: float = 0.0) -> io.Float.Input:
     """Return the input for how far a clip's frames are drawn to the frame before."""
     return io.Float.Input(
         "steadiness",
-        default=0.0,
+        default=default,
         min=0.0,
         max=1.0,
         step=0.05,

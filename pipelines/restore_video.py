@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from torch import Tensor
 from ..images.color import ColorFix
 from ..videos.writing import join_segments
 from .clip import Clip, Survey, as_image, open_clip, survey_clip
+from .clip_motion import ClipMemory
 from .diffbir_presets import DiffBIRPreset
 from .diffbir_sampling import OFFICIAL, preset_guidance
 from .frames import FRAMES_AT_ONCE, check_frames_at_once
@@ -27,8 +29,9 @@ from .resshift_conditioning import resshift_model
 from .restore_diffbir import DiffBIRWeights, are_diffbir, restore_with_diffbir
 from .restore_hypir import restore_with_hypir
 from .restore_resshift import restore_with_resshift
+from .steady_frames import NOT_STEADIED, Steadiness
 from .tiles import TILES, TileSettings
-from .video_segments import Before, Restored, Segments, run_key
+from .video_segments import Restored, Segments, run_key
 
 logger = logging.getLogger("resshift-diffbir")
 
@@ -52,13 +55,14 @@ class Frames:
         share: Which of the video's frames they are.
         keep_grey: Whether black and white frames stay so; decided once for a whole video, or single
             frames would change between grey and tinted.
-        before: The frame before them, and what it became; None for the first ones.
+        memory: What is kept of the frames before them; a restorer that follows the video writes into
+            it what is kept of these.
     """
 
     images: Tensor
     share: Share
     keep_grey: bool
-    before: Before | None
+    memory: ClipMemory
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class FrameRestorer:
 
     Attributes:
         restore: Gives `(N, H, W, 3)` IMAGE for the frames it takes, each frame the same in whatever
-            parts a video is cut.
+            parts a video is cut; it gets the parts in their order.
         scale: How many times larger the result is.
         frames_at_once: How many share a call of the network; parts are multiples of it.
     """
@@ -85,7 +89,9 @@ class VideoSettings:
         seed: Decides all noise; HYPIR has none.
         steps: Network calls a frame; 0 means as many as the model is made for; HYPIR takes one.
         color_fix: `official` is the default of the model's own node; see `fix_color`.
-        batch_noise: Whether frame k draws from `seed + k` or every frame from `seed`.
+        batch_noise: Whether frame k draws from `seed + k`, every frame from `seed`, or every frame
+            from `seed` and then as the motion has moved it.
+        steadiness: How far predictions are drawn to the frame before; HYPIR has none.
         tiles: How large frames are cut.
         frames_at_once: Frames that share each call, 1 or more.
         randomness: Of ResShift; see `restore_with_resshift`.
@@ -101,6 +107,7 @@ class VideoSettings:
     steps: int = 0
     color_fix: VideoColors = "official"
     batch_noise: BatchNoise = "different per image"
+    steadiness: Steadiness = NOT_STEADIED
     tiles: TileSettings = TILES
     frames_at_once: int = FRAMES_AT_ONCE
     randomness: float = 1.0
@@ -153,6 +160,8 @@ def resshift_frames(weights: DiffBIRWeights, settings: VideoSettings) -> FrameRe
             frames_at_once=settings.frames_at_once,
             keep_grey=frames.keep_grey,
             share=frames.share,
+            steadiness=settings.steadiness,
+            memory=frames.memory,
         )
 
     scale = resshift_model(weights.model).record.scale
@@ -179,6 +188,8 @@ def diffbir_frames(weights: DiffBIRWeights, settings: VideoSettings) -> FrameRes
             frames_at_once=settings.frames_at_once,
             keep_grey=frames.keep_grey,
             share=frames.share,
+            steadiness=settings.steadiness,
+            memory=frames.memory,
         )
 
     return FrameRestorer(restore, settings.scale, settings.frames_at_once)
@@ -242,7 +253,7 @@ def restore_video(
     try:
         _restore_rest(restorer, clip, survey, segments, keep_grey and survey.is_grey)
     except BaseException:
-        if key is None:
+        if key is None or not segments.frames:
             segments.remove()
         raise
     result = place / f"restored_video_{uuid.uuid4().hex}.mp4"
@@ -263,19 +274,17 @@ def _restore_rest(
     count = len(survey.times)
     at_once = _part_frames(restorer, survey.size)
     frames = clip.frames(at_once, segments.frames)
-    before = segments.before()
+    memory = segments.memory()
 
     def parts(first: int) -> Iterator[Restored]:
-        nonlocal before
         done = first
         while done < min(count, first + SEGMENT_FRAMES):
             comfy.model_management.throw_exception_if_processing_interrupted()
             images = as_image(next(frames)[0])[..., :3]
             share = Share(done, len(images), count)
-            restored = restorer.restore(Frames(images, share, keep_grey, before))
-            before = Before(images[-1:], restored[-1:])
+            restored = restorer.restore(Frames(images, share, keep_grey, memory))
             done += len(images)
-            yield Restored(restored, before)
+            yield Restored(restored, copy.copy(memory))
 
     while segments.frames < count:
         segments.add(parts(segments.frames))

@@ -14,24 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..samplers.moved_noise import NoisePlaces
 from ..videos.reading import Look
 from ..videos.writing import SegmentWriter
+from .clip_motion import ClipMemory
 
 NAME = re.compile(r"(\d{8})-(\d{8})\.mp4")
 UNFINISHED = "unfinished.mp4"
-
-
-@dataclass(frozen=True)
-class Before:
-    """The frame before some others, and what it became.
-
-    Attributes:
-        frame: `(1, h, w, C)` IMAGE.
-        restored: `(1, H, W, 3)` IMAGE.
-    """
-
-    frame: Tensor
-    restored: Tensor
 
 
 @dataclass(frozen=True)
@@ -40,11 +29,11 @@ class Restored:
 
     Attributes:
         images: `(N, H, W, 3)` IMAGE.
-        last: The last of them, before and after.
+        memory: What is kept of the video after the last of them.
     """
 
     images: Tensor
-    last: Before
+    memory: ClipMemory
 
 
 def run_key(prompt: dict[str, Any] | None, node: str | None, digest: str) -> str | None:
@@ -100,12 +89,13 @@ class Segments:
                 self.paths.append(folder / name)
                 self.frames = int(match[2])
 
-    def before(self) -> Before | None:
-        """Return the last frame that is there; None at the beginning."""
+    def memory(self) -> ClipMemory:
+        """Return what is kept of the video after the last frame that is there."""
         if not self.frames:
-            return None
-        state = torch.load(self._state(self.frames), weights_only=True)
-        return Before(state["frame"], state["restored"])
+            return ClipMemory()
+        kept = torch.load(self._state(self.frames), weights_only=True)
+        places = kept.pop("places")
+        return ClipMemory(**kept, places=places and NoisePlaces(**places))
 
     def add(self, parts: Iterable[Restored]) -> None:
         """Write a segment of parts; what came before an error or an interrupt stays.
@@ -115,27 +105,30 @@ class Segments:
         """
         unfinished = self._folder / UNFINISHED
         writer = SegmentWriter(unfinished, self._look, self._crf)
-        last: Before | None = None
+        memory: ClipMemory | None = None
         try:
             for part in parts:
-                last = None  # until all of the part is in
+                memory = None  # until all of the part is in
                 writer.add(part.images.cpu().float().numpy())
-                last = part.last
+                memory = part.memory
         finally:
             writer.finish()
-            if last is not None:
-                self._keep(unfinished, writer.frames, last)
+            if memory is not None:
+                self._keep(unfinished, writer.frames, memory)
             unfinished.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Take the folder away."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _keep(self, unfinished: Path, frames: int, last: Before) -> None:
+    def _keep(self, unfinished: Path, frames: int, memory: ClipMemory) -> None:
         end = self.frames + frames
-        torch.save(
-            {"frame": last.frame.clone(), "restored": last.restored.clone()}, self._state(end)
-        )
+        kept = {name: _alone(getattr(memory, name)) for name in ("frame", "latent")}
+        places = memory.places and {
+            "sources": _alone(memory.places.sources),
+            "offsets": _alone(memory.places.offsets),
+        }
+        torch.save({**kept, "places": places}, self._state(end))
         path = self._folder / f"{self.frames:08}-{end:08}.mp4"
         unfinished.replace(path)
         if self.frames:
@@ -145,3 +138,8 @@ class Segments:
 
     def _state(self, frames: int) -> Path:
         return self._folder / f"{frames:08}.pt"
+
+
+def _alone(tensor: Tensor | None) -> Tensor | None:
+    """Return a tensor without the larger one that it may be a part of."""
+    return None if tensor is None else tensor.clone()

@@ -19,6 +19,7 @@ from comfy_api.latest import InputImpl, Types
 from torch import Tensor
 
 from pack.pipelines import restore_video as module
+from pack.pipelines.clip_motion import ClipMemory
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.hypir import patch_hypir
 from pack.pipelines.restore_diffbir import DiffBIRWeights, restore_with_diffbir
@@ -31,7 +32,9 @@ from pack.pipelines.restore_video import (
     choose_restorer,
     restore_video,
 )
+from pack.pipelines.steady_frames import Steadiness
 from pack.tests.support.alone import call_alone
+from pack.tests.support.tiny import picture
 from pack.tests.support.videos import audio_of, frames_of, write_video
 
 pytestmark = pytest.mark.comfy
@@ -174,16 +177,14 @@ def test_a_file_in_memory_is_read_from_there(tmp_path):
     assert audio_of(made.get_stream_source()) == audio_of(tmp_path / "a.mp4")
 
 
-def test_parts_are_whole_calls_and_know_what_came_before(tmp_path):
+def test_parts_are_whole_calls_and_share_what_is_kept_of_the_video(tmp_path):
     write_video(tmp_path / "a.mp4", 17, audio=False)
     negative = Negative()
     restore_video(negative.restorer(5), InputImpl.VideoFromFile(str(tmp_path / "a.mp4")))
     shares = [(c.share.first, c.share.count, c.share.total) for c in negative.calls]
     assert shares == [(0, 15, 17), (15, 2, 17)]
     first, second = negative.calls
-    assert first.before is None
-    assert torch.equal(second.before.frame, first.images[-1:])
-    assert torch.equal(second.before.restored[:, ::2, ::2], 1 - first.images[-1:])
+    assert first.memory is second.memory
 
 
 @pytest.mark.parametrize("tinted", [None, 3])
@@ -226,14 +227,62 @@ def test_a_run_that_was_interrupted_goes_on_where_it_stopped(tmp_path, place, st
     assert seen == [call.share.first for call in whole.calls]
     for one, other in zip((*first.calls, *second.calls), whole.calls, strict=True):
         assert torch.equal(one.images, other.images)
-        assert (one.before is None) == (other.before is None)
-        if one.before is not None:
-            assert torch.equal(one.before.restored, other.before.restored)
     frames, times = frames_of(made.get_stream_source())
     assert times == frames_of(tmp_path / "a.mp4")[1]
     assert np.abs(frames.astype(int) - uninterrupted).max() <= 4  # key frames elsewhere
     assert audio_of(made.get_stream_source()) == audio_of(tmp_path / "a.mp4")
     assert not [path for path in place.iterdir() if path.is_dir()]
+
+
+def panned(tmp_path: Path, frames: int) -> Path:
+    """Return a video of a picture that moves by a pixel from frame to frame."""
+    whole = (255 * picture(16, 16 + frames)[0].numpy()).astype(np.uint8)
+    path = tmp_path / "a.mp4"
+    write_video(
+        path, frames, 16, audio=False, pictures=[whole[:, k : k + 16] for k in range(frames)]
+    )
+    return path
+
+
+@pytest.mark.usefixtures("_small_parts")
+@pytest.mark.parametrize("system", ["resshift", "diffbir"])
+def test_moving_noise_and_steadiness_go_on_after_an_interrupt(
+    tmp_path, folded, weights, monkeypatch, system
+):
+    from pack.pipelines import restore_diffbir, stage_one
+
+    for place in (restore_diffbir, stage_one):
+        monkeypatch.setattr(place, "SHORT_EDGE_PX", 64)
+    model, vae = folded
+    networks = DiffBIRWeights(model, None, vae, None, None) if system == "resshift" else weights
+    settings = VideoSettings(
+        PRESET, steps=2, scale=1.0, batch_noise="moving with the picture",
+        steadiness=Steadiness(0.5),
+    )  # fmt: skip
+    chosen = choose_restorer(networks, settings)
+    made: list[Tensor] = []
+    failing = [True]
+
+    def restore(frames: Frames) -> Tensor:
+        if failing and frames.share.first == 2:
+            failing.clear()
+            chosen.restore(frames)  # memory is written into before it fails
+            raise comfy.model_management.InterruptProcessingException
+        made.append(chosen.restore(frames))
+        return made[-1]
+
+    video = InputImpl.VideoFromFile(str(panned(tmp_path, 5)))
+    known = {"prompt": PROMPT, "node": "2"}
+    restorer = FrameRestorer(restore, chosen.scale, 1)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        restore_video(restorer, video, **known)
+    restore_video(restorer, video, **known)
+    parted = torch.cat(made)
+    made.clear()
+    monkeypatch.setattr(module, "MOST_PART_FRAMES", 16)
+    restore_video(restorer, video)
+    (whole,) = made
+    assert torch.equal(parted, whole)
 
 
 @pytest.mark.usefixtures("_small_parts")
@@ -310,7 +359,7 @@ def test_a_video_without_frames_is_told():
 
 
 def frames_at(images: Tensor, first: int = 3) -> Frames:
-    return Frames(images, module.Share(first, len(images), 20), True, None)
+    return Frames(images, module.Share(first, len(images), 20), True, ClipMemory())
 
 
 def some_frames(side: int = 8) -> Tensor:

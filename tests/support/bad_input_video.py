@@ -116,8 +116,9 @@ def video_rows() -> list[Row]:
             VIDEOS,
             (VIDEO,),
             "vae: Stable Diffusion's",
-            "the VAE connected to 'vae' makes latents of 4 channels, and this model's have 48."
-            " Connect the VAE that belongs to the model.",
+            "the VAE connected to 'vae' makes latents of 4 channels at 1/8 of the size, and this model"
+            " needs 48 channels at 1/4. Load 'bundled' with 'Load ResShift VAE', or choose the model's"
+            " right preset.",
             on(vae=["sd", 2]),
         ),
     ]

@@ -426,6 +426,7 @@ class Objects:
                 "color_fix": "luminance",
                 "crf": 40.0,
                 "batch_noise": SAME_FOR_ALL,
+                "steadiness": 0.0,
                 "preset": "v2.1",
                 "scale": 2.0,
                 "tile": 128,
