@@ -23,12 +23,14 @@ CHECK_SLACK = 0.5
 # The smallest side that a level of the pyramid may have, and how far its search goes.
 COARSEST_PX = 12
 SEARCH_PX = 3
+# A longer step is taken only where it is better by more than rounding, for flat places stand still.
+CLEARLY = 0.999
 # Of a level's pictures before gradients are taken, which are of no use at single pixels.
 SMOOTHING_SIGMA = 0.8
 # The window of the normal equations.
 WINDOW_SIGMA = 2.0
 WINDOW_RADIUS = 5
-ITERATIONS = 6
+ITERATIONS = 8
 # Differences below this are noise: some 2 of 255 levels.
 NOISE = 0.008
 # A window whose gradients are this small follows what the motion is around it, as far as this.
@@ -36,7 +38,6 @@ FLAT = 0.016
 AROUND_SIGMA = 4.0
 AROUND_RADIUS = 10
 MOST_STEP_PX = 1.0
-MEDIAN_PX = 5
 
 
 def warp_along(
@@ -177,7 +178,7 @@ def _matched(first: Tensor, second: Tensor) -> Tensor:
         error = (first - warp_along(second, step)).square().mean(dim=1, keepdim=True)
         cost = _window_mean(error * inside) / _window_mean(inside).clamp(min=1e-6)
         cost = torch.where(_window_mean(inside) > 0.25, cost + NOISE**2, torch.inf)
-        better = cost < best
+        better = cost < best * CLEARLY
         best = torch.where(better, cost, best)
         flow = torch.where(better, step, flow)
     return _median(flow)
@@ -227,7 +228,17 @@ def _gradients(picture: Tensor) -> Tensor:
 
 
 def _median(flow: Tensor) -> Tensor:
-    margin = MEDIAN_PX // 2
-    padded = F.pad(flow, [margin] * 4, mode="replicate")
-    windows = padded.unfold(2, MEDIAN_PX, 1).unfold(3, MEDIAN_PX, 1)  # (B, 2, H, W, 5, 5)
-    return windows.flatten(4).median(dim=-1).values
+    """Return the median of five down, then across: close to that of a square, and much faster."""
+    height, width = flow.shape[-2:]
+    rows = F.pad(flow, (0, 0, 2, 2), mode="replicate")  # (B, 2, H + 4, W)
+    flow = _median_of_five([rows[:, :, k : k + height] for k in range(5)])
+    columns = F.pad(flow, (2, 2, 0, 0), mode="replicate")  # (B, 2, H, W + 4)
+    return _median_of_five([columns[..., k : k + width] for k in range(5)])
+
+
+def _median_of_five(values: list[Tensor]) -> Tensor:
+    a, b, c, d, e = values
+    # The least and the largest of four values cannot be the median of five.
+    low = torch.maximum(torch.minimum(a, b), torch.minimum(c, d))
+    high = torch.minimum(torch.maximum(a, b), torch.maximum(c, d))
+    return torch.maximum(torch.minimum(low, high), torch.minimum(torch.maximum(low, high), e))

@@ -8,11 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .blur import gaussian_blur
 from .flow import estimate_flow, trusted, warp_along
 
 # Frames are reduced before their flow is estimated, but not below this many pixels for one of the
 # grid: what is left then tells the motion to a tenth of the grid's pixel.
 LEAST_FINENESS = 2
+# Where frames differ by more than this once moved, in the mean around a pixel, they show different
+# things, whatever the flow: what flickers, noise and compression differ by less.
+LARGEST_DIFFERENCE = 0.1
+AROUND_SIGMA = 1.5
+AROUND_RADIUS = 4
 
 
 @dataclass(frozen=True)
@@ -102,13 +108,19 @@ def _pair_motion(before: Tensor, frame: Tensor, grid: FrameGrid) -> tuple[Tensor
             for picture in (before, frame)
         )
     backward, forward = estimate_flow(frame, before), estimate_flow(before, frame)
-    trust = trusted(backward, forward)
+    trust = trusted(backward, forward) * _alike(before, frame, backward)
     lengths = backward.new_tensor([width / small[1], height / small[0]]).view(2, 1, 1)
     both = torch.cat([backward * lengths * grid.per_pixel, trust], dim=1)
     at = _grid_places(height, width, grid).to(both)
     # (1, 3, grid height, grid width)
     seen = F.grid_sample(both, at, mode="bilinear", padding_mode="border", align_corners=False)
     return seen[:, :2], seen[:, 2:]
+
+
+def _alike(before: Tensor, frame: Tensor, backward: Tensor) -> Tensor:
+    """Return `(1, 1, H, W)`, 1 where a frame looks as the one before it, moved along, and 0 elsewhere."""
+    difference = (frame - warp_along(before, backward)).abs().mean(dim=1, keepdim=True)
+    return (gaussian_blur(difference, AROUND_SIGMA, AROUND_RADIUS) < LARGEST_DIFFERENCE).float()
 
 
 def _grid_places(height: int, width: int, grid: FrameGrid) -> Tensor:

@@ -33,9 +33,7 @@ def latent_fold(model: Any) -> int:
     return 1
 
 
-def frame_grid(
-    model: Any, frame_size: tuple[int, int], latent_size: tuple[int, int], name: str = "'frames'"
-) -> FrameGrid:
+def frame_grid(model: Any, frame_size: tuple[int, int], latent_size: tuple[int, int]) -> FrameGrid:
     """Return how frames lie on a MODEL's latents.
 
     Frames are the pictures that are restored, or pictures of the result's size, padded or not; of
@@ -45,7 +43,6 @@ def frame_grid(
         model: The MODEL.
         frame_size: Height and width of the frames.
         latent_size: Height and width of the latents.
-        name: What the frames are called in a message.
     Raises:
         ValueError: If their proportions fit none of these.
     """
@@ -65,7 +62,7 @@ def frame_grid(
     shares = [side / px for side, px in zip(latent_size, frame_size, strict=True)]
     if max(shares) > min(shares) * (1 + PROPORTION):
         raise ValueError(
-            f"{name} are {frame_size[1]}x{frame_size[0]}, which does not fit the latent of"
+            f"'frames' are {frame_size[1]}x{frame_size[0]}, which does not fit the latent of"
             f" {latent_size[1]}x{latent_size[0]} that is sampled. Connect the pictures that are"
             " restored, or pictures of the result's size."
         )

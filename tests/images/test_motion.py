@@ -74,3 +74,12 @@ def test_moves_by_parts_of_a_pixel_keep_sharpness():
     back = draw_to_moved(there, there, Motion(-backward, motion.trust), torch.tensor(1.0))
     error = (back - frames)[..., 4:-4].square().mean().sqrt()
     assert error < 0.01
+
+
+def test_a_cut_is_not_trusted_however_flat_the_pictures_are():
+    dark, light = torch.full((1, 3, 32, 48), 0.2), torch.full((1, 3, 32, 48), 0.7)
+    grid = FrameGrid(32, 48, 1.0)
+    assert not estimate_motion(dark, light, grid).trust.any()
+    assert estimate_motion(dark, dark + 0.02, grid).trust.all()
+    one, other = panned(1, 32, 48, 0), panned(1, 32, 48, 0).flip(-1).roll(9, -2)
+    assert estimate_motion(one, 1 - other, grid).trust.mean() < 0.3

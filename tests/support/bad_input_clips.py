@@ -52,9 +52,9 @@ def clip_rows() -> list[Row]:
             CLIPS,
             (NOISE,),
             "frames: of other proportions",
-            "'frames' are 32x8, which does not fit the latent of 8x8 that is sampled. Connect the"
+            "'frames' are 64x8, which does not fit the latent of 8x8 that is sampled. Connect the"
             " pictures that are restored, or pictures of the result's size.",
-            on({"other": picture(width=32)}, frames=["other", 0]),
+            on({"other": picture(width=64)}, frames=["other", 0]),
             "elsewhere",
         ),
         Row(
