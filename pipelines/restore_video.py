@@ -42,7 +42,7 @@ MOST_PART_FRAMES = 16
 SEGMENT_FRAMES = 48
 CRF = 18.0
 
-# Without AdaIN: the spread of each frame's detail is invented anew, and contrast would flicker.
+# Without AdaIN: what enters a frame at its border would change colours and contrast of all of it.
 VIDEO_COLORS: tuple[ColorFix, ...] = ("wavelet", "none", "luminance")
 
 
