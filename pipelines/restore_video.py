@@ -278,9 +278,11 @@ def _restore_rest(
             comfy.model_management.throw_exception_if_processing_interrupted()
             images = as_image(next(frames)[0])[..., :3]
             share = Share(done, len(images), count)
-            restored = restorer.restore(Frames(images, share, keep_grey, memory))
             done += len(images)
-            yield Restored(restored, copy.copy(memory))
+            # Nothing here holds the result while the next part is made.
+            yield Restored(
+                restorer.restore(Frames(images, share, keep_grey, memory)), copy.copy(memory)
+            )
 
     while segments.frames < count:
         segments.add(parts(segments.frames))

@@ -111,6 +111,7 @@ class Segments:
                 memory = None  # until all of the part is in
                 writer.add(part.images.cpu().float().numpy())
                 memory = part.memory
+                del part  # before the next one is made
         finally:
             writer.finish()
             if memory is not None:
