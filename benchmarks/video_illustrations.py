@@ -12,10 +12,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..images.conversion import image_to_planes
+from ..images.color import ColorFix, fix_color
+from ..images.conversion import image_to_planes, planes_to_image
 from ..images.labels import label_grid
 from ..images.resize import enlarge_bicubic, resize_bicubic
+from ..model_loaders.resshift import bundled_vae, load_bundled_model
+from ..pipelines.flicker import measure_flicker
 from ..pipelines.restore_resshift import restore_with_resshift
+from ..pipelines.steady_frames import Steadiness
+from ..training.validation import gradient_energy
 from ..videos.reading import read_frames
 from .contact_sheet import to_image
 
@@ -89,6 +94,36 @@ def restored_clip(model: Any, vae: Any, image: Tensor, **options: Any) -> Tensor
     """Return a clip restored by a ResShift MODEL as `(N, 3, H, W)`."""
     made = restore_with_resshift(model, vae, image, seed=SEED, **options)
     return image_to_planes(made)[0]
+
+
+def bundled_clip(image: Tensor, *, steadiness: float = 0.0, **options: Any) -> Tensor:
+    """Return a clip restored by the bundled model as `(N, 3, H, W)`."""
+    model, vae = load_bundled_model(dtype="fp32"), bundled_vae()
+    return restored_clip(model, vae, image, steadiness=Steadiness(steadiness), **options)
+
+
+def with_colors(clip: Tensor, reference: Tensor, methods: Sequence[ColorFix]) -> dict[str, Tensor]:
+    """Return a clip with colours fixed by each method, and AdaIN's by statistics of all frames."""
+    made = {method: fix_color(clip, reference, method).clamp(0, 1) for method in methods}
+    count, channels, height, width = clip.shape
+    as_one = [part.movedim(0, 1).reshape(1, channels, -1, width) for part in (clip, reference)]
+    fixed = fix_color(*as_one, "adain").reshape(channels, count, height, width).movedim(0, 1)
+    return {**made, "adain of the whole clip": fixed.clamp(0, 1)}
+
+
+def measure_clip(clip: Tensor, enlarged: Tensor, image: Tensor, by_frame: Tensor) -> str:
+    """Return how much a clip flickers, its sharpness, and how far its colours go, in words.
+
+    Args:
+        clip: `(N, 3, H, W)` restored.
+        enlarged: Its frames enlarged.
+        image: IMAGE that was restored.
+        by_frame: It restored frame by frame, whose sharpness is 1.
+    """
+    flicker = measure_flicker(planes_to_image(clip), image)
+    sharpness = gradient_energy(clip) / gradient_energy(by_frame)
+    drift = (clip - enlarged).mean((-2, -1)).diff(dim=0).abs().mean()
+    return f"flicker {flicker.ratio:.3f}, sharpness {sharpness:.3f}, colours jump {255 * drift:.3f}/255"
 
 
 def enlarged_clip(image: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..images.color import ColorFix
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
 from ..pipelines.frames import FRAMES_AT_ONCE
 from ..pipelines.noise import MOVING, BatchNoise
@@ -14,7 +15,6 @@ from ..pipelines.restore_hypir import HYPIR_TILINGS
 from ..pipelines.restore_video import (
     CRF,
     VIDEO_COLORS,
-    VideoColors,
     VideoSettings,
     choose_restorer,
     restore_video,
@@ -90,9 +90,9 @@ class RestorationVideo(io.ComfyNode):
                     options=list(VIDEO_COLORS),
                     default=VIDEO_COLORS[0],
                     tooltip=(
-                        "'official': ResShift none, DiffBIR and HYPIR 'wavelet', which takes the"
-                        " coarse colours; 'adain' takes mean and spread of each frame, 'luminance' all"
-                        " colours."
+                        "Takes colours from the frame, with DiffBIR from the result of stage 1:"
+                        " 'wavelet' the coarse ones, which keeps them from changing between frames,"
+                        " 'luminance' all of them."
                     ),
                 ),
                 io.Float.Input(
@@ -175,7 +175,7 @@ class RestorationVideo(io.ComfyNode):
         vae: Any,
         seed: int,
         steps: int,
-        color_fix: VideoColors,
+        color_fix: ColorFix,
         crf: float,
         randomness: float,
         batch_noise: BatchNoise,

@@ -21,6 +21,7 @@ from ..videos.sound import CopiedSound, SampledSound, Sound
 
 SURVEYED_AT_ONCE = 4
 DEEP_BITS = 10
+MICRO = 1_000_000
 RATE_PARTS = 1000  # ComfyUI keeps frame rates to a thousandth
 
 
@@ -114,7 +115,9 @@ def as_image(frames: np.ndarray) -> Tensor:
 def _window(video: Any) -> Window | None:
     """Return which part of its file a VIDEO is; None where that is unknown."""
     if hasattr(video, "get_active_trim_window"):
-        start, duration = (Fraction(value) for value in video.get_active_trim_window())
+        window = video.get_active_trim_window()
+        # Floats are not quite what was meant: 0.2 would leave out the frame at 1/5.
+        start, duration = (Fraction(round(value * MICRO), MICRO) for value in window)
         return Window(start, start + duration if duration else None)
     # An older ComfyUI does not tell; the length does whether there is anything to tell.
     whole = InputImpl.VideoFromFile(video.get_stream_source())

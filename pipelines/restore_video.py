@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import comfy.model_management
 import folder_paths
@@ -42,8 +42,8 @@ MOST_PART_FRAMES = 16
 SEGMENT_FRAMES = 48
 CRF = 18.0
 
-VideoColors = Literal["official", "none", "wavelet", "adain", "luminance"]
-VIDEO_COLORS: tuple[str, ...] = get_args(VideoColors)
+# Without AdaIN: what enters a frame at its border would change colours and contrast of all of it.
+VIDEO_COLORS: tuple[ColorFix, ...] = ("wavelet", "none", "luminance")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class VideoSettings:
     Attributes:
         seed: Decides all noise; HYPIR has none.
         steps: Network calls a frame; 0 means as many as the model is made for; HYPIR takes one.
-        color_fix: `official` is the default of the model's own node; see `fix_color`.
+        color_fix: See `fix_color`; the reference is the frame, for DiffBIR stage 1's result.
         batch_noise: Whether frame k draws from `seed + k`, every frame from `seed`, or every frame
             from `seed` and then as the motion has moved it.
         steadiness: How far predictions are drawn to the frame before; HYPIR has none.
@@ -105,7 +105,7 @@ class VideoSettings:
     preset: DiffBIRPreset
     seed: int = 0
     steps: int = 0
-    color_fix: VideoColors = "official"
+    color_fix: ColorFix = "wavelet"
     batch_noise: BatchNoise = "different per image"
     steadiness: Steadiness = NOT_STEADIED
     tiles: TileSettings = TILES
@@ -120,10 +120,6 @@ class VideoSettings:
         """Return the seed of a batch that begins at a frame of the video."""
         offset = frame if self.batch_noise == "different per image" else 0
         return PictureSeeds(self.seed).moved_by(offset).seed
-
-    def colors(self, official: ColorFix) -> ColorFix:
-        """Return the colour fix, `official` being that of the model's own node."""
-        return official if self.color_fix == "official" else self.color_fix
 
 
 def choose_restorer(weights: DiffBIRWeights, settings: VideoSettings) -> FrameRestorer:
@@ -154,7 +150,7 @@ def resshift_frames(weights: DiffBIRWeights, settings: VideoSettings) -> FrameRe
             seed=settings.seed_of(frames.share.first),
             steps=settings.steps,
             randomness=settings.randomness,
-            color_fix=settings.colors("none"),
+            color_fix=settings.color_fix,
             batch_noise=settings.batch_noise,
             tiles=settings.tiles,
             frames_at_once=settings.frames_at_once,
@@ -182,7 +178,7 @@ def diffbir_frames(weights: DiffBIRWeights, settings: VideoSettings) -> FrameRes
             steps=settings.steps,
             cfg=settings.cfg,
             guidance=preset_guidance(settings.preset, OFFICIAL, 0.0, settings.fidelity),
-            color_fix=settings.colors("wavelet"),
+            color_fix=settings.color_fix,
             tiles=settings.tiles,
             batch_noise=settings.batch_noise,
             frames_at_once=settings.frames_at_once,
@@ -207,7 +203,7 @@ def hypir_frames(weights: DiffBIRWeights, settings: VideoSettings) -> FrameResto
             upscale_model=weights.upscale_model,
             scale=settings.scale,
             prompt=settings.prompt,
-            color_fix=settings.colors("wavelet"),
+            color_fix=settings.color_fix,
             tiles=settings.tiles,
             frames_at_once=settings.frames_at_once,
             keep_grey=frames.keep_grey,

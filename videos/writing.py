@@ -230,15 +230,17 @@ def join_segments(
     stamps = [clock.pts(time) for time in times]
     usual = max(1, round(1 / look.rate / look.time_base))
     ends = [*stamps[1:], stamps[-1] + usual]
+    ticks = str(look.time_base.denominator)
+    options = {"movflags": "faststart", "video_track_timescale": ticks}
     with contextlib.ExitStack() as stack:
         if sound is not None:
             stack.callback(sound.close)
         first = stack.enter_context(av.open(os.fspath(segments[0])))
         container = stack.enter_context(
-            av.open(os.fspath(path), "w", format="mp4", options={"movflags": "faststart"})
+            av.open(os.fspath(path), "w", format="mp4", options=options)
         )
-        track = container.add_stream_from_template(first.streams.video[0])
-        track.time_base = look.time_base
+        # Not opaque, an older PyAV would open an encoder of its own for it.
+        track = container.add_stream_from_template(first.streams.video[0], opaque=True)
         exchanged = sound.add_to(container) if sound is not None else []
         beside = SoundBeside(container, sound, times[0]) if sound is not None else None
         for packet, stamp, end in zip(_packets(segments), stamps, ends, strict=True):

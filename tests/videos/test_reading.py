@@ -124,3 +124,16 @@ def test_frames_that_change_their_size_are_told(tmp_path):
     both.write_bytes((tmp_path / "a.h264").read_bytes() + (tmp_path / "b.h264").read_bytes())
     with pytest.raises(ValueError, match="frame 3 is 64x64 and those before it 32x32"):
         collected(both, 8)
+
+
+def test_damage_in_the_midst_is_told_and_where(tmp_path):
+    generator = np.random.default_rng(0)
+    pictures = list(generator.integers(0, 255, (12, 64, 64, 3), dtype=np.uint8))
+    path = tmp_path / "a.mp4"
+    write_video(path, 12, 64, audio=False, pictures=pictures)
+    content = bytearray(path.read_bytes())
+    middle = slice(4 * len(content) // 10, 5 * len(content) // 10)
+    content[middle] = bytes(len(content[middle]))
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged after \d+ frames\. Repair it"):
+        collected(path)
