@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import comfy.utils
 import torch
@@ -22,18 +22,22 @@ from ..images.resize import resize_bicubic
 from ..model_loaders.resshift import bundled_vae, load_bundled_model
 from ..pipelines.diffbir_conditioning import prepare_diffbir
 from ..pipelines.flow import FlowMethod, find_flow
-from ..pipelines.noise import BATCH_NOISES, MOVING, BatchNoise, PictureSeeds
+from ..pipelines.noise import MOVING, BatchNoise, PictureSeeds
 from ..pipelines.restore_resshift import restore_with_resshift
 from ..pipelines.steady_frames import Steadiness
 from ..training.validation import gradient_energy
-from .clips import Clip, moved_clip, patch_clip, reduced, workflow_picture
+from .clips import Clip, compressed, moved_clip, noisy, patch_clip, reduced, workflow_picture
 from .diffbir import CONTEXT, DiffBIRRun, control_net, model_of_sd21, sample_run, vae_of_sd
+from .judging import with_kappa
 
 SCALE = 4
 SIZE = (256, 384)
 BICUBIC = "bicubic enlargement"
 DIFFBIR = "tiny DiffBIR"
-DIFFBIR_STEPS = 4
+ROUGH = "rough pan"
+ROUGH_NOISE, ROUGH_QUALITY = 0.03, 60
+LARGE_KAPPA = 4.0
+DIFFBIR_STEPS, DIFFBIR_FRAMES = 4, 3
 STRENGTHS = (0.3, 0.5, 0.8)
 
 Restoration = Callable[[Tensor], Tensor]
@@ -44,30 +48,40 @@ def make_clips(count: int) -> dict[str, Clip]:
     photograph = workflow_picture("restoration_original.jpg")
     face = resize_bicubic(workflow_picture("restoration_face.jpg")[None], 128, 128)[0].clamp(0, 1)
     still = moved_clip(photograph, SIZE, 2)
+    pan = moved_clip(photograph, SIZE, count, shift=(9.3, -3.4))
     return {
-        "pan": moved_clip(photograph, SIZE, count, shift=(9.3, -3.4)),
+        "pan": pan,
         "zoom": moved_clip(photograph, SIZE, count, zoom=1.03, reduction=0.7),
         "turn": moved_clip(photograph, SIZE, count, turn=2),
         "patch": patch_clip(still.frames[0], face, count, (11, 6)),
+        ROUGH: pan,
     }
+
+
+def make_inputs(clips: dict[str, Clip]) -> dict[str, Tensor]:
+    """Return the frames to restore: those of the clips, reduced; grain and compression in one."""
+    inputs = {name: reduced(clip.frames, SCALE) for name, clip in clips.items()}
+    inputs[ROUGH] = compressed(noisy(inputs[ROUGH], ROUGH_NOISE), ROUGH_QUALITY)
+    return inputs
 
 
 def make_restorations() -> dict[str, Restoration]:
     """Return what restores frames, an IMAGE to one four times as large, by name."""
     bundled, vae = load_bundled_model(), bundled_vae()
 
-    def by_bundled(**options: Any) -> Restoration:
-        return lambda image: restore_with_resshift(bundled, vae, image, seed=0, **options)
+    def by_bundled(model: Any = bundled, **options: Any) -> Restoration:
+        return lambda image: restore_with_resshift(model, vae, image, seed=0, **options)
 
     same: dict[str, Any] = {"batch_noise": "same for all"}
     moving: dict[str, Any] = {"steps": 4, "batch_noise": MOVING}
+    by_kappa, kappa = with_kappa(bundled, LARGE_KAPPA), f"bundled, kappa {LARGE_KAPPA:g}, 4 steps"
+    half = Steadiness(0.5)
     return {
         "bundled, 4 steps, different per image": by_bundled(steps=4),
         "bundled, 4 steps, same for all": by_bundled(steps=4, **same),
         "bundled, 4 steps, randomness 0, different per image": by_bundled(steps=4, randomness=0.0),
-        "bundled, 4 steps, randomness 0, same for all": by_bundled(steps=4, randomness=0.0, **same),
         "bundled, 1 step, different per image": by_bundled(steps=1),
-        "bundled, 1 step, same for all": by_bundled(steps=1, **same),
+        f"{kappa}, different per image": by_bundled(by_kappa, steps=4),
         "bundled, 4 steps, moving with the picture": by_bundled(**moving),
         **{
             f"bundled, 4 steps, moving with the picture, steadiness {strength}": by_bundled(
@@ -75,8 +89,9 @@ def make_restorations() -> dict[str, Restoration]:
             )
             for strength in STRENGTHS
         },
-        "bundled, 1 step, same for all, steadiness 0.5": by_bundled(
-            steps=1, steadiness=Steadiness(0.5), **same
+        f"{kappa}, moving with the picture": by_bundled(by_kappa, **moving),
+        f"{kappa}, moving with the picture, steadiness 0.5": by_bundled(
+            by_kappa, steadiness=half, **moving
         ),
     }
 
@@ -86,7 +101,7 @@ def measure_all(count: int, only: str = "") -> str:
     comfy.utils.set_progress_bar_enabled(False)
     torch.manual_seed(0)  # of the networks with random weights
     clips = make_clips(count)
-    inputs = {name: reduced(clip.frames, SCALE) for name, clip in clips.items()}
+    inputs = make_inputs(clips)
     bicubic = {name: resize_bicubic(low, *SIZE).clamp(0, 1) for name, low in inputs.items()}
     base = {name: clip_error(clip, bicubic[name]) for name, clip in clips.items()}
     rows = [
@@ -113,7 +128,7 @@ def measure_all(count: int, only: str = "") -> str:
             "",
             f"Warping error of the {BICUBIC}, in 1e-4: {absolute}.",
             "",
-            *([diffbir_line(clips["pan"], bicubic["pan"]), ""] if only in DIFFBIR else []),
+            *([diffbir_line(clips, bicubic), ""] if only in DIFFBIR else []),
             *flow_table(clips, inputs),
         ]
     )
@@ -121,8 +136,9 @@ def measure_all(count: int, only: str = "") -> str:
 
 def clip_error(clip: Clip, frames: Tensor) -> float:
     """Return the mean warping error of frames along a clip's true motion."""
-    errors = warping_error(frames[1:], frames[:-1], clip.backward, clip.shown)
-    return float(errors.mean())
+    pairs = len(frames) - 1
+    errors = warping_error(frames[1:], frames[:-1], clip.backward[:pairs], clip.shown[:pairs])
+    return float(errors.detach().mean())
 
 
 def figures_row(
@@ -140,29 +156,35 @@ def figures_row(
     return f"| {name} | {' | '.join(figures)} |"
 
 
-def diffbir_line(clip: Clip, enlarged: Tensor) -> str:
+def diffbir_line(clips: dict[str, Clip], enlarged: dict[str, Tensor]) -> str:
     """Return what the noise of a batch changes in DiffBIR's second stage with random weights."""
     torch.manual_seed(0)  # of the weights
-    image, size = planes_to_image(enlarged), enlarged.shape[-2:]
     text = [[torch.zeros(1, 77, CONTEXT), {}]]
     vae, model = vae_of_sd(tiny=True), model_of_sd21(tiny=True)
     with tempfile.TemporaryDirectory(prefix="resshift-bench-") as folder:
         control = control_net(Path(folder), tiny=True)
-    errors = []
-    for batch_noise in BATCH_NOISES:
-        print(f"{DIFFBIR}, {batch_noise}", file=sys.stderr, flush=True)
+
+    def error(clip: str, batch_noise: BatchNoise) -> float:
+        print(f"{DIFFBIR}, {clip}, {batch_noise}", file=sys.stderr, flush=True)
+        frames = enlarged[clip][:DIFFBIR_FRAMES]
+        image = planes_to_image(frames)
         run = DiffBIRRun(model, vae, image, prepare_diffbir(text, text, control, vae, image))
-        seeds = PictureSeeds(0, cast(BatchNoise, batch_noise))
-        decoded = image_to_planes(
-            vae.decode(sample_run(run, steps=DIFFBIR_STEPS, seeds=seeds, frames=image))
-        )[0]
-        made = fix_color(decoded[..., : size[0], : size[1]], enlarged, "wavelet").clamp(0, 1)
-        errors.append(clip_error(clip, made))
-    different, same, moving = errors
+        seeds = PictureSeeds(0, batch_noise)
+        latent = sample_run(run, steps=DIFFBIR_STEPS, seeds=seeds, frames=image)
+        decoded = image_to_planes(vae.decode(latent))[0]
+        made = fix_color(decoded, frames, "wavelet").clamp(0, 1)
+        return clip_error(clips[clip], made)
+
+    shares = []
+    for clip in ("pan", "patch"):
+        different, same, moving = (
+            error(clip, noise) for noise in ("different per image", "same for all", MOVING)
+        )
+        shares.append(f"{same / different:.2f} and {moving / different:.2f} on the {clip}")
     return (
-        f"{DIFFBIR} (second stage with random weights, {DIFFBIR_STEPS} steps, on the pan), of which"
-        f" only the ratio means something: `{BATCH_NOISES[1]}` leaves {same / different:.2f} of the"
-        f" warping error of `{BATCH_NOISES[0]}`, `{BATCH_NOISES[2]}` {moving / different:.2f}."
+        f"{DIFFBIR}: second stage, random weights, {DIFFBIR_STEPS} steps, so that only the ratio of"
+        f" two of its runs means something. Warping errors of `same for all` and of"
+        f" `{MOVING}` over that of `different per image`: {', '.join(shares)}."
     )
 
 

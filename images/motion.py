@@ -14,9 +14,10 @@ from .flow import estimate_flow, trusted, warp_along
 # Frames are reduced before their flow is estimated, but not below this many pixels for one of the
 # grid: what is left then tells the motion to a tenth of the grid's pixel.
 LEAST_FINENESS = 2
-# Where frames differ by more than this once moved, in the mean around a pixel, they show different
-# things, whatever the flow: what flickers, noise and compression differ by less.
-LARGEST_DIFFERENCE = 0.1
+# Where frames differ by this once moved, in the mean around a pixel, trust in their flow falls to
+# 0.37: they show different things, or the flow is that of what lies beside. Noise and compression
+# differ by less. A hard limit leaves more flicker at the edges of what moves, or takes more trust.
+UNLIKE = 0.05
 AROUND_SIGMA = 1.5
 AROUND_RADIUS = 4
 
@@ -118,9 +119,9 @@ def _pair_motion(before: Tensor, frame: Tensor, grid: FrameGrid) -> tuple[Tensor
 
 
 def _alike(before: Tensor, frame: Tensor, backward: Tensor) -> Tensor:
-    """Return `(1, 1, H, W)`, 1 where a frame looks as the one before it, moved along, and 0 elsewhere."""
-    difference = (frame - warp_along(before, backward)).abs().mean(dim=1, keepdim=True)
-    return (gaussian_blur(difference, AROUND_SIGMA, AROUND_RADIUS) < LARGEST_DIFFERENCE).float()
+    """Return `(1, 1, H, W)`: how far a frame looks as the one before it, moved along, 1 for equal."""
+    difference = (frame - warp_along(before, backward, "bicubic")).abs().mean(dim=1, keepdim=True)
+    return torch.exp(-((gaussian_blur(difference, AROUND_SIGMA, AROUND_RADIUS) / UNLIKE) ** 2))
 
 
 def _grid_places(height: int, width: int, grid: FrameGrid) -> Tensor:

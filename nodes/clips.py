@@ -83,7 +83,7 @@ class RestorationSteadyFrames(io.ComfyNode):
                     step=0.05,
                     tooltip=(
                         "Share of a prediction that the frame before replaces, where its motion is"
-                        " certain. More flickers less and is softer."
+                        " certain. More flickers less and follows changes more slowly."
                     ),
                 ),
                 percent_input("start_percent", 0.0, "begins"),

@@ -79,7 +79,7 @@ def test_moves_by_parts_of_a_pixel_keep_sharpness():
 def test_a_cut_is_not_trusted_however_flat_the_pictures_are():
     dark, light = torch.full((1, 3, 32, 48), 0.2), torch.full((1, 3, 32, 48), 0.7)
     grid = FrameGrid(32, 48, 1.0)
-    assert not estimate_motion(dark, light, grid).trust.any()
-    assert estimate_motion(dark, dark + 0.02, grid).trust.all()
+    assert estimate_motion(dark, light, grid).trust.max() < 1e-6
+    assert estimate_motion(dark, dark + 0.02, grid).trust.min() > 0.8
     one, other = panned(1, 32, 48, 0), panned(1, 32, 48, 0).flip(-1).roll(9, -2)
     assert estimate_motion(one, 1 - other, grid).trust.mean() < 0.3
