@@ -23,26 +23,27 @@ SEED = 1
 # Of the noise's pixels, so that each can be seen.
 NOISE_PX = 8
 SHOWN_TIMES = 8
+COLUMNS = 2
 SCALE = 4
 
 
 def draw_moving_noise(materials: Any) -> Image.Image:
     height, width, step = 120, 208, 24
-    frames = _panned(materials, (height, width), 3, (step, 0))
+    frames = _panned(materials, (height, width), COLUMNS, (step, 0))
     grid = FrameGrid(height // NOISE_PX, width // NOISE_PX, 1 / NOISE_PX)
     moved = noise_on_grid(frames, grid, range(len(frames)))
     generator = torch.Generator().manual_seed(SEED)
     noise = moved.of(torch.randn(1, 3, grid.height, grid.width, generator=generator))
     shown = F.interpolate((0.5 + 0.2 * noise).clamp(0, 1), (height, width), mode="nearest")
-    labels = [*(f"frame {k}" for k in (1, 2, 3)), *(f"noise of frame {k}" for k in (1, 2, 3))]
-    return to_image(label_grid([*frames, *shown], labels, 3, LABEL_HEIGHT)[None])
+    labels = [*(f"frame {k}" for k in (1, 2)), *(f"noise of frame {k}" for k in (1, 2))]
+    return to_image(label_grid([*frames, *shown], labels, COLUMNS, LABEL_HEIGHT)[None])
 
 
 def draw_steady_frames(materials: Any) -> Image.Image:
     size, step = (160, 208), (3, 1)
     low = planes_to_image(reduced(_panned(materials, size, 3, step), SCALE))
     shown = {}
-    for name, strength in (("each by itself", 0.0), ("strength 0.5", 0.5), ("strength 0.8", 0.8)):
+    for name, strength in (("each by itself", 0.0), ("strength 0.5", 0.5)):
         restored = restore_with_resshift(
             materials.model, materials.vae, low, seed=SEED, steadiness=Steadiness(strength)
         )
@@ -55,7 +56,7 @@ def draw_steady_frames(materials: Any) -> Image.Image:
         shown[f"flicker x{SHOWN_TIMES}, {name}"] = (SHOWN_TIMES * change).clamp(0, 1)
     pictures = [*list(shown.values())[::2], *list(shown.values())[1::2]]
     labels = [*list(shown)[::2], *list(shown)[1::2]]
-    return to_image(label_grid(pictures, labels, 3, LABEL_HEIGHT)[None])
+    return to_image(label_grid(pictures, labels, COLUMNS, LABEL_HEIGHT)[None])
 
 
 def _panned(materials: Any, size: tuple[int, int], count: int, step: tuple[int, int]) -> Tensor:
