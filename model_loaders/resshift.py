@@ -129,6 +129,17 @@ def load_bundled_model(*, dtype: DtypeChoice = "auto") -> comfy.model_patcher.Mo
     return load_resshift(BUNDLED_MODEL_PATH, dtype=dtype)
 
 
+def load_for_training(model: Any) -> comfy.model_patcher.ModelPatcher:
+    """Return a ResShift MODEL with weights of its own in float32, which stay where they are loaded.
+
+    Args:
+        model: A MODEL of `load_resshift`, or a clone; its patches and wrappers are kept.
+    """
+    path, preset, _ = model.cached_patcher_init[1]
+    fresh = load_resshift(path, preset, "fp32", disable_dynamic=True)
+    return model.clone(disable_dynamic=True, model_override=fresh.get_clone_model_override())
+
+
 def load_vq_vae(
     path: Path, *, dtype: DtypeChoice = "auto", disable_dynamic: bool = False
 ) -> RestorationVAE:
