@@ -31,6 +31,7 @@ from .resshift_sampling import (
 )
 from .restore_faces import RestorationFacePhoto
 from .tiles import RestorationTiles
+from .train_model import RestorationTrainModel
 from .training import (
     ResShiftTrainingPairs,
     ResShiftValidation,
@@ -71,6 +72,7 @@ NODES: list[type[io.ComfyNode]] = [
     RestorationPairCrops,
     ResShiftTrainingPairs,
     ResShiftValidation,
+    RestorationTrainModel,
     RestorationValidationChart,
     RestorationFaceDetect,
     RestorationFacePoints,

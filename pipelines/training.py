@@ -24,13 +24,14 @@ import torch
 from comfy_extras.nodes_train import TrainGuider
 from torch import Tensor
 
-from ..model_loaders.resshift import load_for_training
+from ..model_loaders.resshift import copy_for_training, copy_with_weights
 from ..model_loaders.resshift_model import LATENT_KEY, LQ_KEY
 from ..model_loaders.resshift_sampling import check_sampling
 from .noise import PictureSeeds, draw_noise
 from .progress import RunProgress
 from .resshift_conditioning import resshift_model
 from .training_state import (
+    NETWORK_PREFIX,
     TrainingState,
     new_optimizer,
     read_state,
@@ -103,10 +104,9 @@ def train_model(
     checkpoint: Path,
     resume: Path | None = None,
 ) -> tuple[Any, dict[str, list[float]], int]:
-    """Return a clone of a ResShift MODEL with trained weights, its losses, and the steps done.
+    """Return a ResShift MODEL like another with trained weights, its losses, and the steps done.
 
-    The weights are patches on the clone, which ComfyUI saves, moves and combines as any others. A
-    network inside the model that makes its start is not trained.
+    A network inside the model that makes its start is not trained.
 
     Args:
         model: A ResShift MODEL; patches that it carries are trained on.
@@ -123,7 +123,7 @@ def train_model(
     """
     _check_pairs(model, latents["samples"], positive)
     with torch.inference_mode(False):
-        copy = load_for_training(model)
+        copy = copy_for_training(model)
         pairs = [_own_tensors(entry) for entry in comfy.sampler_helpers.convert_cond(positive)]
         x_0 = copy.model.process_latent_in(latents["samples"].clone().float())
         trainer = _TrainingSampler(copy, x_0, pairs, settings, checkpoint, resume)
@@ -137,10 +137,9 @@ def train_model(
             )
         finally:
             comfy.model_management.in_training = False
-    trained = model.clone()
-    weights = trainer.state.weights
-    trained.patches = {key: own for key, own in trained.patches.items() if key not in weights}
-    trained.add_patches({key: ("set", (weight,)) for key, weight in weights.items()})
+    weights = trainer.state.weights.items()
+    own = {key.removeprefix(NETWORK_PREFIX): weight for key, weight in weights}
+    trained = copy_with_weights(model, own)
     return trained, {"loss": trainer.state.losses}, trainer.state.steps
 
 

@@ -123,7 +123,8 @@ def write_state(path: Path, network: Any, state: TrainingState) -> None:
         save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, unfinished)
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as error:
-        unfinished.unlink(missing_ok=True)
+        if unfinished.is_file():
+            unfinished.unlink()
         raise ValueError(
             f"the checkpoint '{path.name}' cannot be written ({error}). Free space in ComfyUI's"
             " output folder, or set 'checkpoint_every' to 0."
