@@ -375,6 +375,7 @@ PICTURES: dict[str, Callable[[Materials], Image.Image]] = {
     "RestorationPairCrops": draw_crops,
     "ResShiftTrainingPairs": wiring(diagrams.TRAINING, "ResShift Training Pairs"),
     "ResShiftValidation": wiring(diagrams.TRAINING, "ResShift Validation"),
+    "RestorationTrainModel": wiring(diagrams.MODEL_TRAINING, "Restoration Train Model"),
     "RestorationValidationChart": wiring(diagrams.TRAINING, "Validation Chart"),
     "RestorationMetrics": draw_metrics,
     "RestorationFidelitySweep": draw_sweep,

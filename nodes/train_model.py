@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..pipelines.training import TRAINING_DTYPES, TrainingDtype, TrainingSettings, train_model
 from .messages import names_its_node
 from .training import CATEGORY, LossMap
-from .widgets import seed_input
+from .widgets import MAX_SEED
 
 # A folder inside ComfyUI's output folder.
 CHECKPOINT_FOLDER = "restoration_training"
@@ -99,7 +99,13 @@ class RestorationTrainModel(io.ComfyNode):
                         " longer in proportion; it takes no more memory."
                     ),
                 ),
-                seed_input(),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=MAX_SEED,
+                    tooltip="Decides order, noise levels and noise: one seed trains one model.",
+                ),
                 io.Combo.Input(
                     "training_dtype",
                     options=list(TRAINING_DTYPES),

@@ -71,7 +71,11 @@ SAME = {
     ("HYPIRRestoreImage", "frames_at_once"): "the same",
 }
 # Inputs whose second value cannot be run here.
-ELSEWHERE = {("RestorationMetrics", "perceptual"): "needs pyiqa and what it downloads"}
+ELSEWHERE = {
+    ("RestorationMetrics", "perceptual"): "needs pyiqa and what it downloads",
+    ("RestorationTrainModel", "checkpoint_every"): "seen in files, in test_train_model.py",
+    ("RestorationTrainModel", "filename_prefix"): "the same",
+}
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ class Objects:
         self.controlled = dict(zip(names, controlled, strict=False))
         self.photo = picture(64, 96, batch=2)
         (self.faces,) = comfy.call("RestorationFacePoints", self.photo, FACES)
+        self.training = self.train_once()
 
     def rows(self) -> dict[str, Row]:
         """Return a row for every node that has plain inputs."""
@@ -352,8 +357,25 @@ class Objects:
                 {"model": model, "vae": vae, "clean": self.enlarged, "degraded": self.pictures},
                 {"every": 1},
             ),
+            "RestorationTrainModel": Row(
+                {**self.training, "steps": 2, "learning_rate": 0.01},
+                {
+                    "steps": 3,
+                    "grad_accumulation_steps": 2,
+                    "resume_from": "every_00001_.safetensors",
+                },
+            ),
             **self.face_rows(),
         }
+
+    def train_once(self) -> dict[str, Any]:
+        """Leave the checkpoint `every_00001_` of a training and return the inputs it had."""
+        model, vae = self.resshift
+        pairs = self.comfy.call("ResShiftTrainingPairs", model, vae, self.enlarged, self.pictures)
+        given = {"model": model, "latents": pairs[0], "positive": pairs[1]}
+        plain = (1, 0.1, 1, 7, "fp32", 1, "every", "none: begin with the model")
+        self.comfy.call("RestorationTrainModel", *given.values(), *plain)
+        return given
 
     def face_rows(self) -> dict[str, Row]:
         """Return the rows of the nodes for faces in photographs."""
