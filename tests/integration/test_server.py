@@ -51,6 +51,7 @@ MODEL_FOLDERS = {
 DIFFBIR_STEPS = 2
 QUICK_TRAINING = {
     "TrainLoraNode": {"steps": 1, "training_dtype": "fp32"},
+    "RestorationTrainModel": {"steps": 1, "training_dtype": "fp32"},
     "RestorationPairCrops": {"count": 1, "crop": 128},
 }
 
