@@ -416,7 +416,7 @@ def training_rows() -> list[Row]:
             TRAINING,
             ("RestorationTrainModel",),
             "latents: of other pictures",
-            "'latents' are 64x64 of 4 channels and those of 'positive' 8x8 of 3 channels. Connect"
+            "'latents' are 8x8 of 4 channels and those of 'positive' 8x8 of 48 channels. Connect"
             " latents and positive of one 'ResShift Training Pairs' that got this model.",
             on(latents=["latent", 0]),
         ),
