@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,14 +151,16 @@ def copy_with_weights(model: Any, weights: dict[str, torch.Tensor]) -> Any:
     position biases of windows are.
 
     Args:
-        model: A MODEL of `load_resshift`, or a clone; its wrappers are kept, its patches are not.
+        model: A MODEL of `load_resshift`, or a clone; its wrappers are kept, and its patches on
+            other weights.
         weights: Some or all of the network's, by their keys in it.
     """
     path, preset, dtype, before = model.cached_patcher_init[1]
     fresh = load_resshift(path, preset, dtype, {**(before or {}), **weights})
     made = _clone_around(model, fresh)
-    made.patches = {}
-    made.patches_uuid = fresh.patches_uuid
+    replaced = {f"diffusion_model.{key}" for key in weights}
+    made.patches = {key: own for key, own in made.patches.items() if key not in replaced}
+    made.patches_uuid = uuid.uuid4()
     return made
 
 

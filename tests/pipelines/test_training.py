@@ -238,6 +238,15 @@ def test_patches_of_the_model_are_trained_on(base, tmp_path):
     assert weights_of(made)[key].mean().item() == pytest.approx(0.25, abs=1e-5)
 
 
+def test_a_trained_model_is_where_another_training_begins(base, tmp_path):
+    first, _, _ = trained(base, tmp_path)
+    barely = replace(SETTINGS, steps=1, learning_rate=1e-9)
+    second, _, _ = trained(first, tmp_path, barely)
+    before, after = weights_of(first), weights_of(second)
+    for key, weight in before.items():
+        torch.testing.assert_close(after[key], weight, rtol=0, atol=1e-8)
+
+
 def test_a_validation_watches_this_training_too(base, tmp_path):
     with torch.inference_mode():
         clean = pictures(1, 9)
