@@ -108,7 +108,7 @@ def format_table(machine: Found, found: Sequence[Found], side: int) -> str:
     header = [cell.replace("bundled model", fastest["name"]) for cell in HEADER]
     lines = [
         f"A picture of {side}x{side} to {4 * side}x{4 * side}, {PRECISION}, {machine['device']},"
-        f" {machine['threads']} threads, torch {machine['torch']}, ComfyUI {machine['comfyui']}:",
+        f" {machine['threads']} thread{'s' * (machine['threads'] > 1)}, torch {machine['torch']}, ComfyUI {machine['comfyui']}:",
         "",
         f"| {' | '.join(header)} |",
         "|---|" + "---:|" * (len(HEADER) - 1),
@@ -118,7 +118,7 @@ def format_table(machine: Found, found: Sequence[Found], side: int) -> str:
             one["name"] + ("*" if one["extended"] else ""),
             f"{one['calls']:.0f}",
             f"{one['flops'] / 1e12:.3g}",
-            f"{one['seconds'] / fastest['seconds']:.3g}",
+            format_ratio(one["seconds"] / fastest["seconds"]),
             in_mib(one["peak_bytes"]),
             in_mib(one["weights_bytes"]),
         )
@@ -127,6 +127,11 @@ def format_table(machine: Found, found: Sequence[Found], side: int) -> str:
         steps = " and ".join(map(str, SHORT_RUNS))
         lines += ["", f"\\* extended from runs of {steps} steps, whose cost is linear."]
     return "\n".join(lines)
+
+
+def format_ratio(ratio: float) -> str:
+    """Return a ratio in three digits, or in whole numbers."""
+    return f"{ratio:.3g}" if ratio < 1000 else f"{ratio:.0f}"
 
 
 def write_section(page: Path, text: str) -> None:

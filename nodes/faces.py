@@ -167,8 +167,8 @@ class RestorationFaceDetect(io.ComfyNode):
                     min=8,
                     max=1024,
                     tooltip=(
-                        "Width in pixels of the smallest face to look for. Less finds smaller faces"
-                        " and takes up to four times as long for each halving."
+                        "Width in pixels of the smallest face to look for. Half of it takes up to"
+                        " four times as long. Faces narrower than about 16 pixels are rarely found."
                     ),
                 ),
                 io.Int.Input(

@@ -25,8 +25,9 @@ from .restore_resshift import restore_with_resshift
 
 # Between the seeds of the faces of one picture, far from those of the pieces of a picture.
 FACE_SEED_STEP = 1 << 40
-# Sides of faces for a model that enlarges, so that neither it nor its latent needs padding.
-SIDE_MULTIPLE_PX = 64
+# Of the sides of faces for a model that enlarges: it pads what is no multiple of its windows, and a
+# face stretched to one would be restored with its damage enlarged.
+SIDE_MULTIPLE_PX = 16
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pack.model_loaders.checkpoint import (
+    DEEPEST_WRAPPER,
     Checkpoint,
     UnsupportedCheckpointError,
     check_weights,
@@ -75,6 +76,23 @@ def test_the_wrapper_of_training_is_taken_off_and_its_numbers_left_out(tmp_path,
 def test_wrappers_in_wrappers_are_taken_off(tmp_path):
     content = {"state_dict": {"state_dict": WEIGHTS}}
     assert_weights(read_checkpoint(save_pickle(tmp_path / "a.pth", content)).state_dict)
+
+
+def test_as_many_wrappers_are_taken_off_as_no_trainer_nests_and_no_more(tmp_path):
+    content: dict[str, object] = dict(WEIGHTS)
+    for _ in range(DEEPEST_WRAPPER):
+        content = {"state_dict": content}
+    path = save_pickle(tmp_path / "a.pth", content)
+    assert_weights(read_checkpoint(path).state_dict)
+    with pytest.raises(ValueError, match="holds no weights"):
+        read_checkpoint(save_pickle(path, {"state_dict": content}))
+
+
+def test_a_wrapper_in_itself_holds_no_weights(tmp_path):
+    content: dict[str, object] = {}
+    content["state_dict"] = content
+    with pytest.raises(ValueError, match="holds no weights"):
+        read_checkpoint(save_pickle(tmp_path / "a.pth", content))
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,31 @@ def test_the_bundled_vae_is_exact_under_tiling():
     assert_close(vae.decode_tiled(latent, tile_x=16, tile_y=16, overlap=4), image, 0.0)
 
 
+def test_the_estimate_of_attention_holds_the_scores_of_as_many_slices_as_comfyui_makes(
+    tmp_path, monkeypatch
+):
+    vae = load_vq_vae(save_vq(tmp_path))
+    vae.device = torch.device("meta")  # no CPU, on which attention is fused
+    tokens, size = 512 * 512, 4
+    scores = tokens**2 * size
+    fused = {"xformers_enabled_vae": False, "pytorch_attention_enabled_vae": False}
+
+    def estimate(free: float, **enabled: bool) -> float:
+        for name, value in {**fused, **enabled}.items():
+            monkeypatch.setattr(comfy.model_management, name, lambda value=value: value)
+        monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: free)
+        return vae.memory_used_decode((1, 3, 512, 512), torch.float32)
+
+    whole = estimate(2.6 * scores)
+    maps = whole - 2 * scores
+    assert 0 < maps < scores
+    assert estimate(2.4 * scores) == maps + scores  # does not fit: in two slices
+    assert estimate(0.7 * scores) == maps + scores / 2  # in four
+    assert estimate(0) == maps + scores / 64  # no more than 128
+    for kernel in fused:
+        assert estimate(0, **{kernel: True}) < maps + scores / 64
+
+
 def test_memory_estimates_grow_with_the_picture_and_the_dtype(tmp_path):
     vae = load_vq_vae(save_vq(tmp_path))
     small = vae.memory_used_encode((1, 3, 64, 64), torch.float32)

@@ -294,6 +294,25 @@ def test_equal_faces_of_one_picture_get_noise_of_their_own():
     assert len(set(shared)) == 5  # the most faces of a picture
 
 
+@pytest.mark.parametrize(
+    ("side", "scale", "expected"),
+    [(70, 4, 80), (64, 4, 64), (90, 2, 96), (200, 4, 128), (70, 1, 128)],
+)
+def test_a_model_that_enlarges_gets_a_face_at_its_own_size(side: int, scale: int, expected: int):
+    from pack.pipelines.restore_faces import FaceRestorer, restore_faces
+
+    place = place_at(side, 0, 150, 150)
+    places = FacePlaces((place,), 1, 300, 300, 128)
+    seen = []
+
+    def restore(face: torch.Tensor, seed: int) -> torch.Tensor:
+        seen.append(face.shape[1])
+        return face
+
+    restore_faces(FaceRestorer(restore, scale), torch.rand(1, 300, 300, 3), places, seed=0)
+    assert seen == [expected]
+
+
 def test_likeness_of_1_gives_the_face_that_came_in(folded):
     from pack.images.resize import resize_bicubic
     from pack.pipelines.restore_faces import resshift_restorer
