@@ -70,7 +70,7 @@ class RestorationTrainModel(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="positive of ResShift Training Pairs."),
                 io.Int.Input(
                     "steps",
-                    default=200,
+                    default=300,
                     min=1,
                     max=1000000,
                     tooltip=(
@@ -80,7 +80,7 @@ class RestorationTrainModel(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "learning_rate",
-                    default=0.0003,
+                    default=0.00015,
                     min=0.0000001,
                     max=1.0,
                     step=0.0000001,
