@@ -290,9 +290,10 @@ def draw_levels(materials: Materials) -> Image.Image:
 
 
 def draw_crops(materials: Materials) -> Image.Image:
-    side = PIECE[1]
+    clean = image_to_planes(materials.original)[0][0]
+    size = (clean.shape[-2], clean.shape[-1])
     pieces, low = random_crops(
-        [image_to_planes(materials.original)[0][0]], None, 3, side, SCALE, np.random.default_rng(2)
+        [size], lambda _: (clean, None), 3, PIECE[1], SCALE, np.random.default_rng(2)
     )
     damaged, _ = damage_image(planes_to_image(low), {"halftone": 0.6}, "all, as set", SEED)
     enlarged = image_to_planes(damaged)[0].repeat_interleave(SCALE, 2).repeat_interleave(SCALE, 3)
@@ -397,6 +398,7 @@ PICTURES: dict[str, Callable[[Materials], Image.Image]] = {
     "RestorationPairCrops": draw_crops,
     "ResShiftTrainingPairs": wiring(diagrams.TRAINING, "ResShift Training Pairs"),
     "ResShiftValidation": wiring(diagrams.TRAINING, "ResShift Validation"),
+    "RestorationTrainModel": wiring(diagrams.MODEL_TRAINING, "Restoration Train Model"),
     "RestorationValidationChart": wiring(diagrams.TRAINING, "Validation Chart"),
     "RestorationMetrics": draw_metrics,
     "RestorationFlicker": draw_flicker,

@@ -32,6 +32,7 @@ from .resshift_sampling import (
 )
 from .restore_faces import RestorationFacePhoto
 from .tiles import RestorationTiles
+from .train_model import RestorationTrainModel
 from .training import (
     ResShiftTrainingPairs,
     ResShiftValidation,
@@ -76,6 +77,7 @@ NODES: list[type[io.ComfyNode]] = [
     RestorationPairCrops,
     ResShiftTrainingPairs,
     ResShiftValidation,
+    RestorationTrainModel,
     RestorationValidationChart,
     RestorationFaceDetect,
     RestorationFacePoints,

@@ -46,15 +46,19 @@ class RunProgress:
         """Say how many steps are done."""
         self.bar.update_absolute(self.before + done, self.total, preview)
 
+    def show(self, done: int, denoised: Tensor) -> None:
+        """Say how many steps are done, with a preview of the clean latent `(B, C, h, w)`."""
+        preview = None
+        if self.previewer is not None:
+            preview = self.previewer.decode_latent_to_preview_image("JPEG", denoised)
+        self.move(done, preview)
+
     def steps_after(
         self, done: int, pictures: int = 1
     ) -> Callable[[int, Tensor, Tensor, int], None]:
         """Return the callback of a run of several pictures that begins after `done` steps."""
 
         def callback(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
-            preview = None
-            if self.previewer is not None:
-                preview = self.previewer.decode_latent_to_preview_image("JPEG", denoised)
-            self.move(done + (step + 1) * pictures, preview)
+            self.show(done + (step + 1) * pictures, denoised)
 
         return callback

@@ -52,6 +52,7 @@ DIFFBIR_STEPS = 2
 ONE_FRAME = ("video_resshift", "video_diffbir")  # with networks of released size
 QUICK_TRAINING = {
     "TrainLoraNode": {"steps": 1, "training_dtype": "fp32"},
+    "RestorationTrainModel": {"steps": 1, "training_dtype": "fp32"},
     "RestorationPairCrops": {"count": 1, "crop": 128},
 }
 

@@ -151,6 +151,12 @@ _PAIRS: dict[str, Link] = {
 }
 FACE_PX = 64
 SOURCES |= {
+    "enlarged": picture(height=32, width=32),
+    "pairs": own(
+        "ResShiftTrainingPairs",
+        **{"model": ["x4", 0], "vae": ["x4_vae", 0]},
+        **{"clean": ["enlarged", 0], "degraded": ["picture", 0]},
+    ),
     "photo": picture(height=FACE_PX, width=FACE_PX),
     "points": own(
         "RestorationFacePoints", image=["photo", 0], points="20 24 40 24 30 36 22 46 38 46"
@@ -208,6 +214,11 @@ LINKS: dict[str, dict[str, Link]] = {
     "RestorationScratchMask": {"image": ["picture", 0]},
     "ResShiftTrainingPairs": _PAIRS,
     "ResShiftValidation": _PAIRS,
+    "RestorationTrainModel": {
+        "model": ["x4", 0],
+        "latents": ["pairs", 0],
+        "positive": ["pairs", 1],
+    },
     "RestorationFaceDetect": {"image": ["photo", 0]},
     "RestorationFacePoints": {"image": ["photo", 0]},
     "RestorationFaceAlign": {"image": ["photo", 0], "faces": ["points", 0]},
@@ -234,6 +245,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "HYPIRLoader": {"lora_name": "HYPIR_sd2.pth"},
     "HYPIRRestoreImage": {"scale": 1.0},
     "RestorationDegrade": {"scale": 1},
+    "RestorationTrainModel": {"steps": 1, "training_dtype": "fp32"},
     "DiffBIRLatentGuidance": {"fidelity": 0.5},
 }
 

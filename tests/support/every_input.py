@@ -77,6 +77,8 @@ SAME = {
 ELSEWHERE = {
     ("RestorationMetrics", "perceptual"): "needs pyiqa and what it downloads",
     ("RestorationFlicker", "method"): "needs OpenCV",
+    ("RestorationTrainModel", "checkpoint_every"): "seen in files, in test_train_model.py",
+    ("RestorationTrainModel", "filename_prefix"): "the same",
 }
 
 
@@ -151,6 +153,7 @@ class Objects:
         self.controlled = dict(zip(names, controlled, strict=False))
         self.photo = picture(64, 96, batch=2)
         (self.faces,) = comfy.call("RestorationFacePoints", self.photo, FACES)
+        self.training = self.train_once()
 
     def rows(self) -> dict[str, Row]:
         """Return a row for every node that has plain inputs."""
@@ -368,6 +371,14 @@ class Objects:
                 {"model": model, "vae": vae, "clean": self.enlarged, "degraded": self.pictures},
                 {"every": 1},
             ),
+            "RestorationTrainModel": Row(
+                {**self.training, "steps": 2, "learning_rate": 0.01},
+                {
+                    "steps": 3,
+                    "grad_accumulation_steps": 2,
+                    "resume_from": "every_00001_.safetensors",
+                },
+            ),
             **self.face_rows(),
             "RestorationVideo": self.video_row(),
         }
@@ -382,6 +393,15 @@ class Objects:
             "upscale_model": self.esrgan,
             "steps": 2,
         }
+
+    def train_once(self) -> dict[str, Any]:
+        """Leave the checkpoint `every_00001_` of a training and return the inputs it had."""
+        model, vae = self.resshift
+        pairs = self.comfy.call("ResShiftTrainingPairs", model, vae, self.enlarged, self.pictures)
+        given = {"model": model, "latents": pairs[0], "positive": pairs[1]}
+        plain = (1, 0.1, 1, 7, "fp32", 1, "every", "none: begin with the model")
+        self.comfy.call("RestorationTrainModel", *given.values(), *plain)
+        return given
 
     def face_rows(self) -> dict[str, Row]:
         """Return the rows of the nodes for faces in photographs."""
