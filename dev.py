@@ -55,6 +55,7 @@ BENCH_SCRIPTS = {
     "--own-model": "own_model.py",
     "--side-by-side": "side_by_side.py",
     "--folders": "folders.py",
+    "--flicker": "flicker.py",
 }
 MOST_WORKERS = 4  # of tests: each holds up to 3 GB
 READY_TIMEOUT_S = 600

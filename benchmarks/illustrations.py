@@ -19,13 +19,15 @@ from torch import Tensor
 from ..images.conversion import image_to_planes, planes_to_image
 from ..images.crops import random_crops
 from ..images.damage import DAMAGES
+from ..images.flow import warp_along
 from ..images.labels import label_grid
 from ..images.padding import reflect_pad_to_multiple
-from ..images.resize import enlarge_bicubic
+from ..images.resize import enlarge_bicubic, resize_bicubic
 from ..model_loaders.resshift import bundled_vae, load_bundled_model
 from ..pipelines.damage import correct_levels, damage_image, scratch_mask
 from ..pipelines.degrade import degrade_image
 from ..pipelines.finish import correct_color, finish_restoration
+from ..pipelines.flicker import measure_flicker
 from ..pipelines.latent_guidance import LatentGuidance, patch_latent_guidance
 from ..pipelines.measure import measure_images
 from ..pipelines.noise import PictureSeeds
@@ -37,7 +39,8 @@ from ..samplers.discrete import alphas_cumprod, sigmas_from_alphas_cumprod, spac
 from ..samplers.guidance import rescaled_cfg_scale
 from ..samplers.schedules import ResShiftSchedule, one_minus_eta_from_sigma
 from ..samplers.tiles import tile_positions
-from . import diagrams, face_illustrations
+from . import clip_illustrations, diagrams, face_illustrations, video_illustrations
+from .clips import moved_clip, reduced
 from .contact_sheet import to_image
 from .diagrams import Curve
 
@@ -306,6 +309,24 @@ def draw_metrics(materials: Materials) -> Image.Image:
     return materials.strip({**shown, "reference": materials.original})
 
 
+def draw_flicker(materials: Materials) -> Image.Image:
+    """Draw what changes from a frame to the next beyond the motion, four times as strong."""
+    photograph = image_to_planes(materials.original)[0][0]
+    clip = moved_clip(photograph, (PIECE[1], PIECE[0]), 2, shift=(9.3, -3.4))
+    low = reduced(clip.frames, SCALE)
+    image = planes_to_image(low)
+    enlarged = resize_bicubic(low, PIECE[1], PIECE[0]).clamp(0, 1)
+    restored = restore_with_resshift(materials.model, materials.vae, image, seed=SEED)
+    results = {"bicubic": enlarged, "restored": image_to_planes(restored)[0]}
+    results["original"] = clip.frames
+    shown = {}
+    for name, frames in results.items():
+        ratio = measure_flicker(planes_to_image(frames), image).ratio
+        change = (frames[1:] - warp_along(frames[:1], clip.backward)) * clip.shown
+        shown[f"{name}: {ratio:.2f}"] = (0.5 + 4 * change[0]).clamp(0, 1)
+    return to_image(label_grid(list(shown.values()), list(shown), 3, LABEL_HEIGHT)[None])
+
+
 def draw_sweep(materials: Materials) -> Image.Image:
     left, top = materials.place
     pieces = [
@@ -368,6 +389,8 @@ PICTURES: dict[str, Callable[[Materials], Image.Image]] = {
     "RestorationFinish": draw_finish,
     "RestorationColorFix": draw_color_fixes,
     "RestorationTiles": draw_tiles,
+    "RestorationMovingNoise": clip_illustrations.draw_moving_noise,
+    "RestorationSteadyFrames": clip_illustrations.draw_steady_frames,
     "RestorationDegrade": draw_degradations,
     "RestorationDamage": draw_damages,
     "RestorationScratchMask": draw_scratch_mask,
@@ -378,6 +401,7 @@ PICTURES: dict[str, Callable[[Materials], Image.Image]] = {
     "RestorationTrainModel": wiring(diagrams.MODEL_TRAINING, "Restoration Train Model"),
     "RestorationValidationChart": wiring(diagrams.TRAINING, "Validation Chart"),
     "RestorationMetrics": draw_metrics,
+    "RestorationFlicker": draw_flicker,
     "RestorationFidelitySweep": draw_sweep,
     "DiffBIRLatentGuidance": draw_guidance,
     "RestorationFaceDetect": face_illustrations.draw_detection,
@@ -385,6 +409,7 @@ PICTURES: dict[str, Callable[[Materials], Image.Image]] = {
     "RestorationFaceAlign": face_illustrations.draw_alignment,
     "RestorationFacePaste": face_illustrations.draw_masks,
     "RestorationFacePhoto": face_illustrations.draw_photo,
+    "RestorationVideo": video_illustrations.draw_video,
     "DiffBIRDynamicCFG": draw_cfg,
     "DiffBIRSpacedScheduler": draw_spaced,
     "SwinIRLoader": wiring(diagrams.DIFFBIR, "Load Restoration Network"),

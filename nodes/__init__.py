@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .clips import RestorationMovingNoise, RestorationSteadyFrames
 from .damage import RestorationAutoLevels, RestorationDamage, RestorationScratchMask
 from .degrade import RestorationDegrade
 from .diffbir_control import DiffBIRConditioning, LAControlNetLoader
@@ -19,7 +20,7 @@ from .faces import (
 )
 from .hypir import HYPIRLoader, HYPIRRestoreImage, HYPIRSingleStep
 from .image import RestorationColorFix, RestorationFinish
-from .measure import RestorationFidelitySweep, RestorationMetrics
+from .measure import RestorationFidelitySweep, RestorationFlicker, RestorationMetrics
 from .resshift_loaders import ResShiftLoader, ResShiftVAELoader
 from .resshift_restore import ResShiftRestoreImage
 from .resshift_sampling import (
@@ -38,6 +39,7 @@ from .training import (
     RestorationPairCrops,
     RestorationValidationChart,
 )
+from .video import RestorationVideo
 
 NODES: list[type[io.ComfyNode]] = [
     ResShiftLoader,
@@ -61,9 +63,12 @@ NODES: list[type[io.ComfyNode]] = [
     HYPIRSingleStep,
     HYPIRRestoreImage,
     RestorationTiles,
+    RestorationMovingNoise,
+    RestorationSteadyFrames,
     RestorationColorFix,
     RestorationFinish,
     RestorationMetrics,
+    RestorationFlicker,
     RestorationFidelitySweep,
     RestorationDegrade,
     RestorationDamage,
@@ -79,4 +84,5 @@ NODES: list[type[io.ComfyNode]] = [
     RestorationFaceAlign,
     RestorationFacePaste,
     RestorationFacePhoto,
+    RestorationVideo,
 ]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..pipelines.flicker import measure_flicker
+from ..pipelines.flow import FLOW_METHODS, FlowMethod
 from ..pipelines.measure import (
     LUMA_RANGES,
     NO_PERCEPTUAL,
@@ -174,3 +178,99 @@ class RestorationFidelitySweep(io.ComfyNode):
         """Draw the grid."""
         ordered = [images[name] for name in sorted(images, key=lambda name: (len(name), name))]
         return io.NodeOutput(compare_pictures(ordered, labels, columns, label_height))
+
+
+class RestorationFlicker(io.ComfyNode):
+    """Measures how much the frames of a clip flicker."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Return inputs and outputs of the node."""
+        return io.Schema(
+            node_id="RestorationFlicker",
+            display_name="Restoration Flicker",
+            category=CATEGORY,
+            description=(
+                "Measures how much restored frames of a clip flicker: what changes from frame to"
+                " frame beyond the motion (warping error), beside that of the clip as it was."
+            ),
+            search_aliases=[
+                "flicker",
+                "warping error",
+                "temporal consistency",
+                "video",
+                "boiling",
+                "optical flow",
+            ],
+            is_output_node=True,
+            inputs=[
+                io.Image.Input(
+                    "image", tooltip="The restored frames in their order, as one batch."
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(FLOW_METHODS),
+                    default=FLOW_METHODS[0],
+                    advanced=True,
+                    tooltip=(
+                        "What finds the motion: the pack's own, or OpenCV's if it is installed (pip"
+                        " install opencv-python-headless). It counts only without 'optical_flow'."
+                    ),
+                ),
+                io.Image.Input(
+                    "reference",
+                    optional=True,
+                    tooltip=(
+                        "The frames that were restored, as many, of any size. The motion is found"
+                        " in them, and their own error is what 'ratio' is to; without them the"
+                        " motion is found in 'image'."
+                    ),
+                ),
+                io.Custom("OPTICAL_FLOW").Input(
+                    "optical_flow",
+                    optional=True,
+                    tooltip=(
+                        "A model that finds the motion better, from ComfyUI's Load Optical Flow"
+                        " Model."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="A row for each pair of frames."),
+                io.Float.Output(
+                    display_name="warping_error",
+                    tooltip="Mean squared difference along the motion; less is steadier.",
+                ),
+                io.Float.Output(
+                    display_name="reference_error",
+                    tooltip="That of the reference, enlarged; nan without one.",
+                ),
+                io.Float.Output(
+                    display_name="ratio",
+                    tooltip="The error over that of the reference: 1 flickers as much; nan without.",
+                ),
+                io.Float.Output(
+                    display_name="trusted", tooltip="Mean share of the pixels that count."
+                ),
+            ],
+        )
+
+    @classmethod
+    @names_its_node
+    def execute(
+        cls,
+        image: Tensor,
+        method: FlowMethod,
+        reference: Tensor | None = None,
+        optical_flow: Any = None,
+    ) -> io.NodeOutput:
+        """Measure the frames."""
+        measured = measure_flicker(image, reference, method, optical_flow)
+        return io.NodeOutput(
+            measured.report,
+            measured.warping_error,
+            measured.reference_error,
+            measured.ratio,
+            measured.trusted,
+            ui=ui.PreviewText(measured.report),
+        )

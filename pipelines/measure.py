@@ -16,6 +16,7 @@ from ..images.color import luminance
 from ..images.conversion import check_count, image_to_planes
 from ..images.metrics import SSIM_WINDOW, channel_ssim, gmsd, psnr
 from ..images.niqe import niqe
+from .figures import figures_table
 
 LumaRange = Literal["full range", "limited range"]
 LUMA_RANGES: tuple[str, ...] = get_args(LumaRange)
@@ -119,7 +120,10 @@ def measure_images(
         rows.append([float(measure(x[None], y[None])) for measure, _ in columns.values()])
     means = torch.tensor(rows, dtype=torch.float64).mean(dim=0).tolist()
     decimals = [places for _, places in columns.values()]
-    table = _table(list(columns), rows, means, decimals)
+    numbered = [(str(k), row) for k, row in enumerate(rows, 1)]
+    if len(rows) > 1:
+        numbered.append(("mean", means))
+    table = figures_table(["picture", *columns], numbered, decimals)
     return Measured("\n".join([table, "", *notes]), *means[:6])
 
 
@@ -172,23 +176,3 @@ def _fit(image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
 def _luma(planes: Tensor, luma: LumaRange) -> Tensor:
     full = luminance(planes.double())
     return full if luma == "full range" else LIMITED_BLACK + LIMITED_SPAN * full
-
-
-def _table(
-    names: list[str], rows: list[list[float]], means: list[float], decimals: list[int]
-) -> str:
-    numbered = [(str(k), row) for k, row in enumerate(rows, 1)]
-    if len(rows) > 1:
-        numbered.append(("mean", means))
-    cells = [["picture", *names]]
-    for title, row in numbered:
-        figures = [f"{value:.{places}f}" for value, places in zip(row, decimals, strict=True)]
-        cells.append([title, *figures])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    # Markdown, with padding so that it reads as a table in plain text too.
-    lines = [
-        "| " + " | ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])

@@ -1,10 +1,10 @@
-// Shows the table of Restoration Metrics inside the node; ComfyUI itself does so for Preview Any only.
+// Shows the tables of Restoration Metrics and Restoration Flicker inside the nodes; ComfyUI itself does so for Preview Any only.
 import { app } from "../../scripts/app.js";
 
 app.registerExtension({
   name: "restoration.metrics",
   nodeCreated(node) {
-    if (node.comfyClass !== "RestorationMetrics") return;
+    if (!["RestorationMetrics", "RestorationFlicker"].includes(node.comfyClass)) return;
     const area = document.createElement("textarea");
     area.readOnly = true;
     area.placeholder = "The figures appear here.";

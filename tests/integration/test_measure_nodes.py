@@ -96,3 +96,30 @@ def test_a_grid_takes_its_images_in_the_order_of_their_numbers(comfy: InProcessC
     images = {f"image{k}": torch.full((1, 4, 4, 3), k / 10) for k in numbers}
     (grid,) = comfy.call("RestorationFidelitySweep", images, "", 0, 0)
     torch.testing.assert_close(grid[0, 0, ::12, 0], torch.arange(11) / 10)
+
+
+def test_the_flicker_of_a_batch_is_shown_and_given_out(comfy: InProcessComfy):
+    prompt = {
+        "1": node("LoadImage", image="restoration_coffee.jpg"),
+        "2": node("LoadImage", image="restoration_coffee.jpg"),
+        "3": node("ImageBatch", image1=["1", 0], image2=["2", 0]),
+        "4": node("ImageScaleBy", image=["3", 0], upscale_method="bicubic", scale_by=2.0),
+        "5": node("RestorationFlicker", image=["4", 0], method="Lucas-Kanade", reference=["3", 0]),
+        "6": node("PreviewAny", source=["5", 4]),
+    }
+    run = comfy.run(prompt)
+    assert run.success, run.error
+    (report,) = run.outputs["5"]["text"]
+    assert report.startswith("| frames |    error | reference | ratio | trusted |")
+    assert "by Lucas-Kanade" in report
+    assert run.outputs["6"]["text"] == ["1.0"]
+
+
+def test_one_frame_has_no_flicker(comfy: InProcessComfy):
+    prompt = {
+        "1": node("LoadImage", image="restoration_coffee.jpg"),
+        "2": node("RestorationFlicker", image=["1", 0], method="Lucas-Kanade"),
+    }
+    run = comfy.run(prompt)
+    assert not run.success
+    assert "Restoration Flicker: 'image' has one frame" in run.error

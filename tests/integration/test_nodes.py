@@ -152,7 +152,12 @@ STOCK_GRAPH_NODES = {
 }
 
 # Run by test_measure_nodes.py.
-MEASURING_NODES = {"RestorationDegrade", "RestorationFidelitySweep", "RestorationMetrics"}
+MEASURING_NODES = {
+    "RestorationDegrade",
+    "RestorationFidelitySweep",
+    "RestorationFlicker",
+    "RestorationMetrics",
+}
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pack.pipelines.diffbir_conditioning import prepare_diffbir
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.diffbir_sampling import sample_diffbir
 from pack.pipelines.finish import correct_color, finish_restoration
+from pack.pipelines.flicker import measure_flicker
 from pack.pipelines.latent_guidance import LatentGuidance, patch_latent_guidance
 from pack.pipelines.noise import PictureSeeds
 from pack.pipelines.pairs import prepare_pairs
@@ -186,6 +187,18 @@ def test_a_control_on_another_device_gets_the_windows_part_too(tmp_path):
     for each in (cut, cut.previous_controlnet):
         assert each.cond_hint.device == device
         assert torch.equal(each.cond_hint.cpu(), hint[..., 8:])
+
+
+@pytest.mark.parametrize("on_card", [False, True])
+def test_flicker_is_measured_on_the_card_wherever_the_frames_lie(on_card):
+    frames, before = picture(48, 64, batch=3), picture(24, 32, batch=3, seed=1)
+    with torch.inference_mode():
+        expected = measure_flicker(frames, before)
+    with comfyui_on(MODES["normal"]) as card, torch.inference_mode():
+        device = card if on_card else torch.device("cpu")
+        measured = measure_flicker(frames.to(device), before)
+    assert measured.warping_error == pytest.approx(expected.warping_error, rel=1e-3)
+    assert measured.trusted == pytest.approx(expected.trusted, abs=1e-3)
 
 
 def trained_weights(folder) -> dict[str, Tensor]:

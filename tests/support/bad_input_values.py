@@ -74,7 +74,7 @@ def with_other(*inputs: str, **sizes: Any) -> Callable[[str], Prompt]:
 
 
 def picture_rows() -> list[Row]:
-    nodes = tuple(MAKES)
+    nodes = (*MAKES, "RestorationFlicker")
     rows = [
         Row(PICTURES, nodes, f"image: {use}", f"'image' {says}", image_of(kind, **sizes))
         for use, kind, sizes, says in (
@@ -292,6 +292,33 @@ def batch_rows() -> list[Row]:
             "'image0' has 2 pictures and another input has 3; give each one picture or as many as"
             " the others.",
             on(two, **{"images.image1": ["other", 0]}),
+        ),
+        Row(
+            BATCHES,
+            ("RestorationFlicker",),
+            "image: one frame",
+            "'image' has one frame; flicker is what changes between frames, so give it the frames of"
+            " a clip as one batch.",
+            on({}),
+        ),
+        Row(
+            BATCHES,
+            ("RestorationFlicker",),
+            "reference: three frames for two",
+            "'reference' has 3 frames and 'image' 2; give it the frames that were restored, one for"
+            " each.",
+            on(two, reference=["other", 0]),
+        ),
+        Row(
+            BATCHES,
+            ("RestorationFlicker",),
+            "reference: frames of another size and shape",
+            "works, the motion found in them is resized",
+            on(
+                {"picture": picture(batch=2), "other": picture(batch=2, width=9)},
+                reference=["other", 0],
+            ),
+            "works",
         ),
         Row(
             BATCHES,
