@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "own-model-figures.md").write_text(page, encoding="utf-8")
-        example.chart.save(folder / "own-model-chart.png", optimize=True)
-        example.sheet.save(folder / "own-model.jpg", quality=88, optimize=True)
+        example.chart.quantize(32).save(folder / "own-model-chart.png", optimize=True)
+        example.sheet.save(folder / "own-model.jpg", quality=68, optimize=True, progressive=True)
     return 0
 
 

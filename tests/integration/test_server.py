@@ -81,6 +81,9 @@ def ui_workflow(name: str) -> dict[str, Any]:
 
 def sampling_node(prompt: dict[str, Any]) -> str:
     found = [key for key, node in prompt.items() if node["class_type"] in SAMPLING]
+    trains = any(node["class_type"] in QUICK_TRAINING for node in prompt.values())
+    if trains:  # the other restoration is without the training, and cached where one came before
+        return found[0]
     return found[-1] if found else ""
 
 
