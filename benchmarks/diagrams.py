@@ -211,6 +211,32 @@ TRAINING = Wiring(
         "go to the pairs and to the validation, whose MODEL Train LoRA takes.",
     ),
 )
+MODEL_TRAINING = Wiring(
+    {
+        "Restoration Pair Crops": (COLUMNS[0], ROWS[0]),
+        "Load ResShift Model": (COLUMNS[2], ROWS[0]),
+        "Restoration Damage": (COLUMNS[0], ROWS[1]),
+        "ResShift Validation": (COLUMNS[2], ROWS[1]),
+        "ResShift Training Pairs": (COLUMNS[0], ROWS[2]),
+        "Restoration Train Model": (COLUMNS[1], ROWS[3]),
+        "Save Model": (COLUMNS[0], ROWS[4]),
+        "Validation Chart": (COLUMNS[2], ROWS[4]),
+    },
+    (
+        ("Restoration Pair Crops", "Restoration Damage", "degraded"),
+        ("Load ResShift Model", "ResShift Validation", "MODEL"),
+        ("Restoration Damage", "ResShift Training Pairs", "degraded"),
+        ("ResShift Training Pairs", "Restoration Train Model", "latents, positive"),
+        ("ResShift Validation", "Restoration Train Model", ""),
+        ("ResShift Validation", "Validation Chart", "validation"),
+        ("Restoration Train Model", "Save Model", ""),
+        ("Restoration Train Model", "Validation Chart", "MODEL, loss_map"),
+    ),
+    (
+        "The clean pieces go from the crops to the pairs; the model and its VAE",
+        "go to the pairs and to the validation. MODEL restores at once, too.",
+    ),
+)
 DIFFBIR = Wiring(
     {
         "Load Checkpoint": (COLUMNS[0], ROWS[0]),

@@ -22,8 +22,9 @@ from ..images.resize import resize_bicubic
 from ..model_loaders.resshift import bundled_vae, load_bundled_model
 from ..pipelines.diffbir_conditioning import prepare_diffbir
 from ..pipelines.flow import FlowMethod, find_flow
-from ..pipelines.noise import BatchNoise, PictureSeeds
+from ..pipelines.noise import MOVING, BatchNoise, PictureSeeds
 from ..pipelines.restore_resshift import restore_with_resshift
+from ..pipelines.steady_frames import Steadiness
 from ..training.validation import gradient_energy
 from .clips import Clip, compressed, moved_clip, noisy, patch_clip, reduced, workflow_picture
 from .diffbir import CONTEXT, DiffBIRRun, control_net, model_of_sd21, sample_run, vae_of_sd
@@ -37,6 +38,7 @@ ROUGH = "rough pan"
 ROUGH_NOISE, ROUGH_QUALITY = 0.03, 60
 LARGE_KAPPA = 4.0
 DIFFBIR_STEPS, DIFFBIR_FRAMES = 4, 3
+STRENGTHS = (0.3, 0.5, 0.8)
 
 Restoration = Callable[[Tensor], Tensor]
 
@@ -71,13 +73,25 @@ def make_restorations() -> dict[str, Restoration]:
         return lambda image: restore_with_resshift(model, vae, image, seed=0, **options)
 
     same: dict[str, Any] = {"batch_noise": "same for all"}
+    moving: dict[str, Any] = {"steps": 4, "batch_noise": MOVING}
+    by_kappa, kappa = with_kappa(bundled, LARGE_KAPPA), f"bundled, kappa {LARGE_KAPPA:g}, 4 steps"
+    half = Steadiness(0.5)
     return {
         "bundled, 4 steps, different per image": by_bundled(steps=4),
         "bundled, 4 steps, same for all": by_bundled(steps=4, **same),
         "bundled, 4 steps, randomness 0, different per image": by_bundled(steps=4, randomness=0.0),
         "bundled, 1 step, different per image": by_bundled(steps=1),
-        f"bundled, kappa {LARGE_KAPPA:g}, 4 steps, different per image": by_bundled(
-            with_kappa(bundled, LARGE_KAPPA), steps=4
+        f"{kappa}, different per image": by_bundled(by_kappa, steps=4),
+        "bundled, 4 steps, moving with the picture": by_bundled(**moving),
+        **{
+            f"bundled, 4 steps, moving with the picture, steadiness {strength}": by_bundled(
+                steadiness=Steadiness(strength), **moving
+            )
+            for strength in STRENGTHS
+        },
+        f"{kappa}, moving with the picture": by_bundled(by_kappa, **moving),
+        f"{kappa}, moving with the picture, steadiness 0.5": by_bundled(
+            by_kappa, steadiness=half, **moving
         ),
     }
 
@@ -155,19 +169,22 @@ def diffbir_line(clips: dict[str, Clip], enlarged: dict[str, Tensor]) -> str:
         frames = enlarged[clip][:DIFFBIR_FRAMES]
         image = planes_to_image(frames)
         run = DiffBIRRun(model, vae, image, prepare_diffbir(text, text, control, vae, image))
-        latent = sample_run(run, steps=DIFFBIR_STEPS, seeds=PictureSeeds(0, batch_noise))
+        seeds = PictureSeeds(0, batch_noise)
+        latent = sample_run(run, steps=DIFFBIR_STEPS, seeds=seeds, frames=image)
         decoded = image_to_planes(vae.decode(latent))[0]
         made = fix_color(decoded, frames, "wavelet").clamp(0, 1)
         return clip_error(clips[clip], made)
 
-    shares = [
-        f"{error(clip, 'same for all') / error(clip, 'different per image'):.2f} on the {clip}"
-        for clip in ("pan", "patch")
-    ]
+    shares = []
+    for clip in ("pan", "patch"):
+        different, same, moving = (
+            error(clip, noise) for noise in ("different per image", "same for all", MOVING)
+        )
+        shares.append(f"{same / different:.2f} and {moving / different:.2f} on the {clip}")
     return (
         f"{DIFFBIR}: second stage, random weights, {DIFFBIR_STEPS} steps, so that only the ratio of"
-        f" two of its runs means something. Warping error of `same for all` over that of"
-        f" `different per image`: {', '.join(shares)}."
+        f" two of its runs means something. Warping errors of `same for all` and of"
+        f" `{MOVING}` over that of `different per image`: {', '.join(shares)}."
     )
 
 

@@ -39,7 +39,7 @@ from ..samplers.discrete import alphas_cumprod, sigmas_from_alphas_cumprod, spac
 from ..samplers.guidance import rescaled_cfg_scale
 from ..samplers.schedules import ResShiftSchedule, one_minus_eta_from_sigma
 from ..samplers.tiles import tile_positions
-from . import diagrams, face_illustrations
+from . import clip_illustrations, diagrams, face_illustrations, video_illustrations
 from .clips import moved_clip, reduced
 from .contact_sheet import to_image
 from .diagrams import Curve
@@ -290,9 +290,10 @@ def draw_levels(materials: Materials) -> Image.Image:
 
 
 def draw_crops(materials: Materials) -> Image.Image:
-    side = PIECE[1]
+    clean = image_to_planes(materials.original)[0][0]
+    size = (clean.shape[-2], clean.shape[-1])
     pieces, low = random_crops(
-        [image_to_planes(materials.original)[0][0]], None, 3, side, SCALE, np.random.default_rng(2)
+        [size], lambda _: (clean, None), 3, PIECE[1], SCALE, np.random.default_rng(2)
     )
     damaged, _ = damage_image(planes_to_image(low), {"halftone": 0.6}, "all, as set", SEED)
     enlarged = image_to_planes(damaged)[0].repeat_interleave(SCALE, 2).repeat_interleave(SCALE, 3)
@@ -388,6 +389,8 @@ PICTURES: dict[str, Callable[[Materials], Image.Image]] = {
     "RestorationFinish": draw_finish,
     "RestorationColorFix": draw_color_fixes,
     "RestorationTiles": draw_tiles,
+    "RestorationMovingNoise": clip_illustrations.draw_moving_noise,
+    "RestorationSteadyFrames": clip_illustrations.draw_steady_frames,
     "RestorationDegrade": draw_degradations,
     "RestorationDamage": draw_damages,
     "RestorationScratchMask": draw_scratch_mask,
@@ -395,6 +398,7 @@ PICTURES: dict[str, Callable[[Materials], Image.Image]] = {
     "RestorationPairCrops": draw_crops,
     "ResShiftTrainingPairs": wiring(diagrams.TRAINING, "ResShift Training Pairs"),
     "ResShiftValidation": wiring(diagrams.TRAINING, "ResShift Validation"),
+    "RestorationTrainModel": wiring(diagrams.MODEL_TRAINING, "Restoration Train Model"),
     "RestorationValidationChart": wiring(diagrams.TRAINING, "Validation Chart"),
     "RestorationMetrics": draw_metrics,
     "RestorationFlicker": draw_flicker,
@@ -405,6 +409,7 @@ PICTURES: dict[str, Callable[[Materials], Image.Image]] = {
     "RestorationFaceAlign": face_illustrations.draw_alignment,
     "RestorationFacePaste": face_illustrations.draw_masks,
     "RestorationFacePhoto": face_illustrations.draw_photo,
+    "RestorationVideo": video_illustrations.draw_video,
     "DiffBIRDynamicCFG": draw_cfg,
     "DiffBIRSpacedScheduler": draw_spaced,
     "SwinIRLoader": wiring(diagrams.DIFFBIR, "Load Restoration Network"),

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Trains the worked example of docs/own-model.md: `python dev.py bench --own-model`.
 
-What is done is what the template restoration_train_lora does, with the values that it holds, by the
-pack's own functions and ComfyUI's Train LoRA.
+What is done is what the template restoration_train_model does, with the values that it holds, by the
+pack's own functions.
 """
 
 from __future__ import annotations

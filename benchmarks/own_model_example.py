@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.sd
 import numpy as np
 import torch
-from comfy_extras.nodes_train import TrainLoraNode
 from PIL import Image
 from torch import Tensor
 
 from ..images.conversion import image_to_planes
 from ..images.damage import DAMAGES
+from ..images.dirt import grid_energy
 from ..images.labels import label_grid
 from ..model_loaders.resshift import bundled_vae, load_bundled_model
 from ..pipelines.damage import damage_image
 from ..pipelines.measure import Measured, measure_images
 from ..pipelines.pairs import crops_of_folders, prepare_pairs
 from ..pipelines.restore_resshift import restore_with_resshift
+from ..pipelines.training import TrainingSettings, train_model
 from ..pipelines.validation import draw_validation, watch_training
 from .contact_sheet import to_image
 
 PACK_ROOT = Path(__file__).resolve().parents[1]
-TEMPLATE = PACK_ROOT / "workflows" / "api" / "restoration_train_lora.json"
+TEMPLATE = PACK_ROOT / "workflows" / "api" / "restoration_train_model.json"
 INPUTS = PACK_ROOT / "workflows" / "inputs"
 LABEL_HEIGHT = 24
 
@@ -39,12 +40,13 @@ class Example:
     Attributes:
         steps: Training steps.
         pieces: Pairs that were learnt from.
-        training_seconds: Time of Train LoRA, with its validation.
+        training_seconds: Time of the training, with its validation.
         threads: Threads of torch.
         report: Validation over the steps, as a table.
         figures: Of the picture to judge by, by what was done with it.
+        grids: How much of a grid of dots it has over the original, see `grid_energy`.
         chart: Loss, PSNR, SSIM and NIQE over the steps.
-        sheet: The picture damaged, without and with the LoRA, and its original.
+        sheet: The picture damaged, restored by the bundled and the trained model, and its original.
     """
 
     steps: int
@@ -53,13 +55,15 @@ class Example:
     threads: int
     report: str
     figures: dict[str, Measured]
+    grids: dict[str, float]
     chart: Image.Image
     sheet: Image.Image
 
     def page(self, seconds: float) -> str:
         """Return the page of figures; `seconds` is how long all of it took."""
         rows = [
-            f"| {name} | {m.psnr_y:.2f} | {m.ssim_y:.3f} | {m.psnr_rgb:.2f} | {m.niqe:.2f} |"
+            f"| {name} | {m.psnr_y:.2f} | {m.ssim_y:.3f} | {m.psnr_rgb:.2f} | {m.niqe:.2f}"
+            f" | {self.grids[name]:.1f} |"
             for name, m in self.figures.items()
         ]
         return "\n".join(
@@ -74,9 +78,12 @@ class Example:
                 "",
                 "The picture to judge by, which was not learnt from:",
                 "",
-                "| | PSNR Y | SSIM Y | PSNR RGB | NIQE |",
-                "|---|---:|---:|---:|---:|",
+                "| | PSNR Y | SSIM Y | PSNR RGB | NIQE | grid |",
+                "|---|---:|---:|---:|---:|---:|",
                 *rows,
+                "",
+                "grid: power at periods of two and four pixels over the power beside it, relative to"
+                " the original's.",
                 "",
                 "Over the steps:",
                 "",
@@ -93,7 +100,7 @@ def run_example(steps: int | None = None) -> Example:
         steps: Training steps and pieces; None takes the template's.
     """
     nodes = _nodes_by_type(json.loads(TEMPLATE.read_text("utf-8")))
-    train = {**nodes["TrainLoraNode"][0]}
+    train = nodes["RestorationTrainModel"][0]
     crops = nodes["RestorationPairCrops"][0]
     steps = steps or train["steps"]
     learnt, judged = nodes["RestorationDamage"]
@@ -112,19 +119,30 @@ def run_example(steps: int | None = None) -> Example:
         watched, validation = watch_training(
             model, vae, original, small, validate["every"], validate["seed"]
         )
+        settings = TrainingSettings(
+            steps,
+            train["learning_rate"],
+            train["seed"],
+            train["training_dtype"],
+            train["grad_accumulation_steps"],
+        )
         began = time.perf_counter()
-        torch.manual_seed(train["seed"])
-        lora, loss, _ = _train(watched, latents, positive, {**train, "steps": steps})
+        with tempfile.TemporaryDirectory() as kept:
+            checkpoint = Path(kept) / "own_model.safetensors"
+            trained, loss, _ = train_model(
+                watched, latents, positive, settings, checkpoint=checkpoint
+            )
         seconds = time.perf_counter() - began
-        tuned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)
         chart, _, report = draw_validation(loss, validation)
         shown = {
             "damaged": _enlarged(small, crops["scale"]),
             "bundled model": restore_with_resshift(model, vae, small, seed=0),
-            f"with the LoRA, {steps} steps": restore_with_resshift(tuned, vae, small, seed=0),
+            f"trained, {steps} steps": restore_with_resshift(trained, vae, small, seed=0),
             "original": original,
         }
-    figures = {name: measure_images(image, original) for name, image in list(shown.items())[:-1]}
+    judged_images = {name: image for name, image in shown.items() if image is not original}
+    figures = {name: measure_images(image, original) for name, image in judged_images.items()}
+    grids = {name: _grid(image, original) for name, image in judged_images.items()}
     sheet = label_grid(
         [image_to_planes(image)[0][0].clamp(0, 1) for image in shown.values()],
         list(shown),
@@ -138,6 +156,7 @@ def run_example(steps: int | None = None) -> Example:
         torch.get_num_threads(),
         report,
         figures,
+        grids,
         to_image(image_to_planes(chart)[0]),
         to_image(sheet[None]),
     )
@@ -156,9 +175,8 @@ def _damaged(image: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return damage_image(image, strengths, inputs["mixing"], inputs["seed"])
 
 
-def _train(model: Any, latents: Any, positive: list, inputs: dict[str, Any]) -> tuple:
-    values = {**inputs, "model": model, "latents": latents, "positive": positive}
-    return TrainLoraNode.execute(**{name: [value] for name, value in values.items()}).result
+def _grid(image: Tensor, original: Tensor) -> float:
+    return grid_energy(image.movedim(-1, 1), original.movedim(-1, 1)).item()
 
 
 def _picture(file: Path) -> Tensor:

@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from comfy.cli_args import args
 
+from ..videos.reading import read_frames
+from ..videos.writing import VideoWriter, crf_of_quality, video_suffix
 from .errors import FolderError, is_disk_full
 from .job import PARTIAL, Job, Outcome, inside
 from .listing import Picture
@@ -29,7 +31,6 @@ from .manifest import BLOCK_BYTES
 from .pictures import check_whole, read_metadata, write_picture
 from .stand_ins import as_loaded, picture_node, result_node
 from .tries import MOST, Tries
-from .video import VideoWriter, read_frames, video_suffix
 from .workflow import Place, Prompt
 
 # ComfyUI's nodes, whose name ours have too.
@@ -284,11 +285,12 @@ class Restorer:
     def _restore_video(self, work: Work) -> None:
         source = self._job.source / work.picture.path
         suffix = video_suffix(work.picture.path)
+        crf = crf_of_quality(self._job.encoding.quality)
         writers: dict[Place, VideoWriter] = {}
         try:
             for place in self._job.workflow.results:
                 file = self._new_file(work, self._path(work, place) + suffix)
-                writers[place] = VideoWriter(file, source, self._job.encoding.quality)
+                writers[place] = VideoWriter(file, source, crf)
             for part, (frames, times) in enumerate(read_frames(source, self._job.frames_at_once)):
                 loaded = as_loaded(frames, self._loader)
                 for place, images in self._run(work, loaded, part).items():

@@ -53,11 +53,11 @@ def as_loaded(frames: np.ndarray, loader: Any) -> tuple:
     """Return frames as Load Image gives a batch of opaque pictures: IMAGE and MASK.
 
     Args:
-        frames: `(N, H, W, 3)` bytes.
+        frames: `(N, H, W, 3)` of 8 or 16 bits.
         loader: The class whose outputs they stand for.
     """
     if tuple(loader.RETURN_TYPES)[:1] != ("IMAGE",):
         raise ValueError("The node that loads pictures gives no IMAGE first, so it takes no video.")
-    images = torch.from_numpy(frames).float() / 255.0
+    images = torch.from_numpy(frames.astype(np.float32) / np.iinfo(frames.dtype).max)
     masks = torch.zeros((len(frames), 64, 64))
     return (images, masks)[: len(loader.RETURN_TYPES)]

@@ -8,6 +8,8 @@ sampled along it looks like frame t; the forward flow is that of frame t - 1 to 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +23,8 @@ CHECK_SLACK = 0.5
 # The smallest side that a level of the pyramid may have, and how far its search goes.
 COARSEST_PX = 12
 SEARCH_PX = 3
+# A longer step is taken only where it is better by more than rounding, for flat places stand still.
+CLEARLY = 0.999
 # Of a level's pictures before gradients are taken, which are of no use at single pixels.
 SMOOTHING_SIGMA = 0.8
 # The window of the normal equations.
@@ -36,12 +40,15 @@ AROUND_RADIUS = 10
 MOST_STEP_PX = 1.0
 
 
-def warp_along(picture: Tensor, flow: Tensor) -> Tensor:
-    """Return a picture sampled along a flow, bilinear; outside of it its border is repeated.
+def warp_along(
+    picture: Tensor, flow: Tensor, mode: Literal["bilinear", "bicubic"] = "bilinear"
+) -> Tensor:
+    """Return a picture sampled along a flow; outside of it its border is repeated.
 
     Args:
         picture: `(B, C, H, W)` float: what the flow leads to.
         flow: `(B, 2, H, W)`, from the picture that is to be made; one serves a whole batch.
+        mode: Interpolation between pixels; the bicubic one keeps more detail and overshoots.
     Returns:
         `(B, C, H, W)`: at (x, y) what `picture` shows at (x + dx, y + dy); dtype and device of
         `picture`. Where the flow is 0, that is `picture` up to rounding.
@@ -52,7 +59,7 @@ def warp_along(picture: Tensor, flow: Tensor) -> Tensor:
     return F.grid_sample(
         picture.float(),  # half precision cannot tell the places of a large picture apart
         grid.expand(len(picture), -1, -1, -1),
-        mode="bilinear",
+        mode=mode,
         padding_mode="border",
         align_corners=False,
     ).to(picture.dtype)
@@ -171,7 +178,7 @@ def _matched(first: Tensor, second: Tensor) -> Tensor:
         error = (first - warp_along(second, step)).square().mean(dim=1, keepdim=True)
         cost = _window_mean(error * inside) / _window_mean(inside).clamp(min=1e-6)
         cost = torch.where(_window_mean(inside) > 0.25, cost + NOISE**2, torch.inf)
-        better = cost < best
+        better = cost < best * CLEARLY
         best = torch.where(better, cost, best)
         flow = torch.where(better, step, flow)
     return _median(flow)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,7 @@ def load_resshift(
     path: Path,
     preset: str = AUTO,
     dtype: DtypeChoice = "auto",
+    trained: dict[str, torch.Tensor] | None = None,
     *,
     disable_dynamic: bool = False,
 ) -> comfy.model_patcher.ModelPatcher:
@@ -71,6 +73,7 @@ def load_resshift(
         preset: How it was trained, or `auto` to read that from the file.
         dtype: Dtype of the weights, and of the computation where the device is good at it; `auto`
             leaves both to ComfyUI, but takes bf16 on CPUs with units for it.
+        trained: Weights that take the place of the file's, by their keys in the network.
         disable_dynamic: See `wrap_network`.
     Raises:
         FileNotFoundError: If there is no such file.
@@ -93,6 +96,7 @@ def load_resshift(
         with torch.device("meta"):  # before a wrong shape asks for memory
             layout = SwinUNet(network, operations=comfy.ops.disable_weight_init)
         check_weights(layout, checkpoint, weights)
+    weights |= trained or {}
     ratio = record.scale * network.condition_ratio
 
     config = ResShiftModelConfig(network, ResShiftLatent(network.latent_channels, ratio))
@@ -103,7 +107,7 @@ def load_resshift(
     _turn_for_cpu(model.diffusion_model, load_device)
     offload_device = comfy.model_management.unet_offload_device()
     patcher = wrap_network(model, load_device, offload_device, disable_dynamic=disable_dynamic)
-    remember_loader(patcher, load_resshift, path, preset, dtype)
+    remember_loader(patcher, load_resshift, path, preset, dtype, trained)
     model.diffusion_model.load_state_dict(weights, assign=patcher.is_dynamic())
     suit_stock_sampling(patcher)
     suit_training(patcher)
@@ -127,6 +131,47 @@ def _check_mask(network: SwinUNetConfig, record: ResShiftRecord, path: Path) -> 
 def load_bundled_model(*, dtype: DtypeChoice = "auto") -> comfy.model_patcher.ModelPatcher:
     """Return the model that ships with the pack."""
     return load_resshift(BUNDLED_MODEL_PATH, dtype=dtype)
+
+
+def copy_for_training(model: Any) -> comfy.model_patcher.ModelPatcher:
+    """Return a ResShift MODEL with weights of its own in float32, which stay where they are loaded.
+
+    Args:
+        model: A MODEL of `load_resshift`, or a clone; its patches and wrappers are kept.
+    """
+    path, preset, _, weights = model.cached_patcher_init[1]
+    fresh = load_resshift(path, preset, "fp32", weights, disable_dynamic=True)
+    return _clone_around(model, fresh, disable_dynamic=True)
+
+
+def copy_with_weights(model: Any, weights: dict[str, torch.Tensor]) -> Any:
+    """Return a ResShift MODEL like another with weights of its own.
+
+    They are not patches: ComfyUI applies none to parameters of modules that hold modules, as the
+    position biases of windows are.
+
+    Args:
+        model: A MODEL of `load_resshift`, or a clone; its wrappers are kept, and its patches on
+            other weights.
+        weights: Some or all of the network's, by their keys in it.
+    """
+    path, preset, dtype, before = model.cached_patcher_init[1]
+    fresh = load_resshift(path, preset, dtype, {**(before or {}), **weights})
+    made = _clone_around(model, fresh)
+    replaced = {f"diffusion_model.{key}" for key in weights}
+    made.patches = {key: own for key, own in made.patches.items() if key not in replaced}
+    made.patches_uuid = uuid.uuid4()
+    return made
+
+
+def _clone_around(model: Any, fresh: Any, *, disable_dynamic: bool = False) -> Any:
+    """Return a clone of a MODEL around the network of another."""
+    made = model.clone(
+        disable_dynamic=disable_dynamic, model_override=fresh.get_clone_model_override()
+    )
+    made.cached_patcher_init = fresh.cached_patcher_init
+    made.parent = None  # ComfyUI falls back on it as on another patcher of the same network
+    return made
 
 
 def load_vq_vae(

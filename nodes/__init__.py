@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .clips import RestorationMovingNoise, RestorationSteadyFrames
 from .damage import RestorationAutoLevels, RestorationDamage, RestorationScratchMask
 from .degrade import RestorationDegrade
 from .diffbir_control import DiffBIRConditioning, LAControlNetLoader
@@ -31,12 +32,14 @@ from .resshift_sampling import (
 )
 from .restore_faces import RestorationFacePhoto
 from .tiles import RestorationTiles
+from .train_model import RestorationTrainModel
 from .training import (
     ResShiftTrainingPairs,
     ResShiftValidation,
     RestorationPairCrops,
     RestorationValidationChart,
 )
+from .video import RestorationVideo
 
 NODES: list[type[io.ComfyNode]] = [
     ResShiftLoader,
@@ -60,6 +63,8 @@ NODES: list[type[io.ComfyNode]] = [
     HYPIRSingleStep,
     HYPIRRestoreImage,
     RestorationTiles,
+    RestorationMovingNoise,
+    RestorationSteadyFrames,
     RestorationColorFix,
     RestorationFinish,
     RestorationMetrics,
@@ -72,10 +77,12 @@ NODES: list[type[io.ComfyNode]] = [
     RestorationPairCrops,
     ResShiftTrainingPairs,
     ResShiftValidation,
+    RestorationTrainModel,
     RestorationValidationChart,
     RestorationFaceDetect,
     RestorationFacePoints,
     RestorationFaceAlign,
     RestorationFacePaste,
     RestorationFacePhoto,
+    RestorationVideo,
 ]

@@ -20,6 +20,7 @@ from ..pipelines.restore_diffbir import (
     restore_with_diffbir,
 )
 from ..pipelines.stage_one import RULES, Rules
+from ..pipelines.steady_frames import Steadiness
 from ..pipelines.tiles import DIFFBIR_TILINGS, TILES, TileChoice, TileSettings, Tiling
 from .messages import names_its_node
 from .widgets import (
@@ -37,6 +38,7 @@ from .widgets import (
     sampler_input,
     scheduler_input,
     seed_input,
+    steadiness_input,
     tile_choice_input,
     tile_input,
     tile_overlap_input,
@@ -176,6 +178,7 @@ class DiffBIRRestoreImage(io.ComfyNode):
                         " included: all of it, as in ComfyUI, or the first 77 as in DiffBIR."
                     ),
                 ),
+                steadiness_input(),
             ],
             outputs=[io.Image.Output(tooltip="The restored images.")],
         )
@@ -214,6 +217,7 @@ class DiffBIRRestoreImage(io.ComfyNode):
         frames_at_once: int = FRAMES_AT_ONCE,
         keep_grey: bool = True,
         long_prompt: LongPrompt = "all of it",
+        steadiness: float = 0.0,
     ) -> io.NodeOutput:
         """Restore the images."""
         version = DIFFBIR_PRESETS[preset]
@@ -242,5 +246,6 @@ class DiffBIRRestoreImage(io.ComfyNode):
                 keep_grey=keep_grey,
                 long_prompt=long_prompt,
                 for_saving=True,
+                steadiness=Steadiness(steadiness),
             )
         )

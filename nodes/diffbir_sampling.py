@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..pipelines.diffbir_conditioning import check_controlled
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
@@ -94,6 +95,14 @@ class DiffBIRSampler(io.ComfyNode):
                         " that DiffBIR Conditioning encoded."
                     ),
                 ),
+                io.Image.Input(
+                    "frames",
+                    optional=True,
+                    tooltip=(
+                        "The frames of a video that are restored, all of them; for batch_noise"
+                        " 'moving with the picture'."
+                    ),
+                ),
             ],
             outputs=[io.Latent.Output(tooltip="The restored latent, for VAE Decode.")],
         )
@@ -120,6 +129,7 @@ class DiffBIRSampler(io.ComfyNode):
         guidance_clamp: bool,
         batch_noise: BatchNoise,
         guidance_target: dict | None = None,
+        frames: Tensor | None = None,
     ) -> io.NodeOutput:
         """Sample."""
         check_controlled(positive)
@@ -148,6 +158,7 @@ class DiffBIRSampler(io.ComfyNode):
                 scheduler=scheduler,
                 guidance=guidance,
                 guidance_target=guidance_target,
+                frames=frames,
             )
         )
 

@@ -11,6 +11,7 @@ from ..images.color import ColorFix
 from ..pipelines.frames import FRAMES_AT_ONCE
 from ..pipelines.noise import BatchNoise
 from ..pipelines.restore_resshift import restore_with_resshift
+from ..pipelines.steady_frames import Steadiness
 from ..pipelines.tiles import TILES, TILINGS, TileChoice, TileSettings, Tiling
 from .messages import names_its_node
 from .widgets import (
@@ -23,6 +24,7 @@ from .widgets import (
     restored_image_input,
     seed_input,
     start_image_input,
+    steadiness_input,
     tile_choice_input,
     tile_input,
     tile_overlap_input,
@@ -87,6 +89,7 @@ class ResShiftRestoreImage(io.ComfyNode):
                 frames_at_once_input(),
                 start_image_input(),
                 keep_grey_input(),
+                steadiness_input(),
             ],
             outputs=[io.Image.Output(tooltip="The restored images.")],
         )
@@ -111,6 +114,7 @@ class ResShiftRestoreImage(io.ComfyNode):
         frames_at_once: int = FRAMES_AT_ONCE,
         start_image: Tensor | None = None,
         keep_grey: bool = True,
+        steadiness: float = 0.0,
     ) -> io.NodeOutput:
         """Restore the images."""
         return io.NodeOutput(
@@ -129,5 +133,6 @@ class ResShiftRestoreImage(io.ComfyNode):
                 start_image=start_image,
                 keep_grey=keep_grey,
                 for_saving=True,
+                steadiness=Steadiness(steadiness),
             )
         )

@@ -85,7 +85,7 @@ class RestorationFacePhoto(io.ComfyNode):
                 resshift_steps_input(),
                 eye_distance_input(),
                 size_input("and at most so large for a model that enlarges"),
-                batch_noise_input(),
+                batch_noise_input(may_move=False),
                 io.MultiType.Input(
                     "faces",
                     [FaceLandmarksType, FacePointsType],

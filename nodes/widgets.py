@@ -9,7 +9,7 @@ from ..images.color import COLOR_FIXES
 from ..pipelines.diffbir_presets import DIFFBIR_PRESETS
 from ..pipelines.diffbir_sampling import OFFICIAL, SPACED
 from ..pipelines.frames import FRAMES_AT_ONCE
-from ..pipelines.noise import BATCH_NOISES
+from ..pipelines.noise import BATCH_NOISES, STILL_BATCH_NOISES, BatchNoise
 from ..pipelines.tiles import TILE_CHOICES, TILES
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
@@ -34,16 +34,39 @@ def seed_input() -> io.Int.Input:
     )
 
 
-def batch_noise_input() -> io.Combo.Input:
-    """Return the input for how noise differs in a batch."""
+def batch_noise_input(
+    *, may_move: bool = True, default: BatchNoise = "different per image"
+) -> io.Combo.Input:
+    """Return the input for how noise differs in a batch, which may be one of a clip's frames."""
+    tooltip = (
+        "Picture number k of a batch draws its noise from seed + k, or every picture from the"
+        " seed itself, which steadies the frames of a video a little"
+    )
+    if may_move:
+        tooltip += ". 'moving with the picture' lets it follow what the frames show"
     return io.Combo.Input(
         "batch_noise",
-        options=list(BATCH_NOISES),
-        default=BATCH_NOISES[0],
+        options=list(BATCH_NOISES if may_move else STILL_BATCH_NOISES),
+        default=default,
+        advanced=True,
+        tooltip=f"{tooltip}.",
+    )
+
+
+def steadiness_input(*, default: float = 0.0) -> io.Float.Input:
+    """Return the input for how far a clip's frames are drawn to the frame before."""
+    return io.Float.Input(
+        "steadiness",
+        default=default,
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        optional=True,
         advanced=True,
         tooltip=(
-            "Picture number k of a batch draws its noise from seed + k, or every picture from the"
-            " seed itself, which steadies the frames of a video a little."
+            "For the frames of a video: share of every prediction that is taken from the frame"
+            " before, moved to where the frame has it, one frame after the other. 0 restores each by"
+            " itself."
         ),
     )
 

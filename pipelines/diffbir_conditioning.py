@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..images.conversion import planes_to_image
+from ..images.motion import FrameGrid
 from ..images.padding import multiple_above
 from ..images.transparency import visible_planes
 from ..model_loaders.la_control_net import is_la_control_net, text_width
 from ..samplers.discrete import TRAINING_STEPS, alphas_cumprod
-from .noise import WHOLE_BATCH, PictureSeeds, draw_noise
+from .clip_motion import noise_on_grid, size_of
+from .noise import WHOLE_BATCH, PictureSeeds, noise_draws
 
 CONDITION_KEY = "diffbir_condition"
 SIZE_MULTIPLE_PX = 64
@@ -111,9 +113,12 @@ def prepare_diffbir(
     condition = vae.encode(planes_to_image(padded)).float()  # (B, 4, padded H / 8, padded W / 8)
     hint = comfy.latent_formats.SD15().process_in(condition)
     if noise_aug > 0:
-        generators = seeds.moved_by(NOISE_AUG_STREAM).generators(len(hint))
+        if seeds.needs_motion:
+            grid = FrameGrid(*size_of(hint), 1 / LATENT_RATIO)
+            seeds = seeds.along(noise_on_grid(planes.clamp(0, 1), grid, range(len(planes))))
+        noise = noise_draws(seeds.moved_by(NOISE_AUG_STREAM), hint)()
         kept = alphas_cumprod(zero_snr=zero_snr)[noise_aug].item()
-        hint = kept**0.5 * hint + (1 - kept) ** 0.5 * draw_noise(generators, hint)
+        hint = kept**0.5 * hint + (1 - kept) ** 0.5 * noise
 
     controlled = _with_control(
         (positive, negative), control_net, condition, hint, strength, (start_percent, end_percent)

@@ -14,13 +14,16 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ..images.conversion import image_to_planes
 from ..samplers.discrete import EDM_FIRST_SIGMA, edm_sigmas, spaced_sigmas
 from ..samplers.guidance import rescaled_cfg_scale
+from ..samplers.moved_noise import MovedNoise
 from ..samplers.spaced import sample_spaced
+from .clip_motion import clip_noise, frame_places
 from .diffbir_conditioning import CONDITION_KEY, LATENT_CHANNELS
 from .diffbir_presets import DIFFBIR_BASES, DiffBIRPreset
 from .latent_guidance import LatentGuidance, patch_latent_guidance
-from .noise import WHOLE_BATCH, PictureSeeds, seeds_of_run, step_noise_sampler
+from .noise import WHOLE_BATCH, PictureSeeds, own_motion, seeds_of_run, step_noise_sampler
 from .own_pictures import own_pictures
 from .sampling import sample_latent
 from .sd2 import check_sd2, named_prediction, prediction_of
@@ -156,6 +159,7 @@ def sample_diffbir(
     guidance: LatentGuidance = NO_GUIDANCE,
     guidance_target: dict[str, Any] | Tensor | None = None,
     vae: Any = None,
+    frames: Tensor | None = None,
     callback: Callable[[int, Tensor, Tensor, int], None] | None = None,
 ) -> dict[str, Any]:
     """Return the latent that DiffBIR's second stage makes.
@@ -177,6 +181,8 @@ def sample_diffbir(
         guidance: Latent guidance, none by default.
         guidance_target: LATENT or IMAGE it pulls to; None takes the condition that `positive` holds.
         vae: The model's VAE; needed where `guidance_target` is an image.
+        frames: `(B, H, W, C)` IMAGE, the clip by whose motion noise moves, where it is to and
+            `seeds` do not tell how.
         callback: Called after each step; by default the node's progress bar and preview.
     Raises:
         ValueError: If the MODEL is not an SD 2.x model, an input does not fit it, or it cannot be
@@ -187,6 +193,9 @@ def sample_diffbir(
     check_sd2(model, DIFFBIR_BASES)
     _check_latent(latent["samples"], positive)
     model = _with_schedule(model, preset)
+    seeds = seeds.of_latent(latent)
+    if seeds.needs_motion and frames is not None:
+        seeds = seeds.along(_moved_noise(model, frames, latent))
     positive, negative = own_pictures([positive, negative], latent)
     if guidance.acts:
         target = _condition(positive) if guidance_target is None else guidance_target
@@ -198,13 +207,20 @@ def sample_diffbir(
         positive,
         negative,
         latent,
-        _sampler(sampler, seeds.of_latent(latent)),
+        _sampler(sampler, seeds),
         sigmas,
         seeds=seeds,
         cfg=cfg or preset.cfg,
         callback=callback,
         start_noise=lambda noise, samples: _start_noise(model, preset, noise, samples, sigmas),
     )
+
+
+def _moved_noise(model: Any, frames: Tensor, latent: dict[str, Any]) -> MovedNoise:
+    """Return the order of the noise in a latent's pictures as a clip's frames move."""
+    planes = image_to_planes(frames, "'frames'")[0].clamp(0, 1)
+    samples = latent["samples"]
+    return clip_noise(model, planes, samples, frame_places(len(planes), latent))
 
 
 def _check_latent(samples: Tensor, positive: list) -> None:
@@ -368,11 +384,13 @@ def _path_noise_sampler(
     A path tells nothing of an interval of no length, which samplers of two stages whose first ends
     where the step ends ask for and then multiply by 0.
     """
+    moved = own_motion(seeds, len(x))
+    paths = len(x) if moved is None else 1
     along_path = comfy.k_diffusion.sampling.BrownianTreeNoiseSampler(
-        x,
+        x[:paths],
         sigmas[sigmas > 0].min(),
         sigmas.max(),
-        seed=[generator.initial_seed() for generator in seeds.generators(len(x))],
+        seed=[generator.initial_seed() for generator in seeds.generators(paths)],
         cpu=True,
     )
 
@@ -380,7 +398,8 @@ def _path_noise_sampler(
         larger, smaller = max(sigma, sigma_next), min(sigma, sigma_next)
         if larger - smaller <= NO_LENGTH * larger:
             return torch.zeros_like(x)
-        return along_path(sigma, sigma_next)
+        noise = along_path(sigma, sigma_next)
+        return noise if moved is None else moved.of(noise)
 
     return sample
 

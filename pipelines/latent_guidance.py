@@ -155,7 +155,7 @@ def patch_latent_guidance(
 
     Source: Lin et al. 2023 (arXiv 2308.15070), DiffBIR, "Restoration Guidance".
     """
-    _check_model(model)
+    check_model(model, "latent guidance")
     if isinstance(target, dict):
         _check_target_latent(model, target["samples"], guidance)
     else:
@@ -441,12 +441,20 @@ def _own_weights(decoding: _Decoding, vae: Any) -> dict[str, Tensor]:
     }
 
 
-def _check_model(model: Any) -> None:
+def check_model(model: Any, what: str) -> None:
+    """Make sure that a MODEL's latents are those of single pictures.
+
+    Args:
+        model: The MODEL.
+        what: What takes it, for the message.
+    Raises:
+        ValueError: If they have another number of dimensions.
+    """
     dimensions = model.get_model_object("latent_format").latent_dimensions
     if dimensions != 2:
         raise ValueError(
             f"the latents of this {type(model.model).__name__} have {dimensions} dimensions in"
-            " space and time. Latent guidance takes models of single pictures."
+            f" space and time. {what[0].upper()}{what[1:]} takes models of single pictures."
         )
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-BatchNoise = Literal["different per image", "same for all"]
+from ..samplers.moved_noise import MovedNoise
+
+BatchNoise = Literal["different per image", "same for all", "moving with the picture"]
 BATCH_NOISES: tuple[str, ...] = get_args(BatchNoise)
+MOVING: BatchNoise = "moving with the picture"
+STILL_BATCH_NOISES: tuple[str, ...] = tuple(name for name in BATCH_NOISES if name != MOVING)
 
 SEED_COUNT = 1 << 64
 
@@ -21,13 +25,25 @@ class PictureSeeds:
 
     Attributes:
         seed: Seed of the node.
-        batch_noise: Whether the picture at place k draws from `seed + k` or every one from `seed`.
+        batch_noise: Whether the picture at place k draws from `seed + k`, every one from `seed`, or
+            every one from `seed` and then in the order that the clip's motion has brought it to.
         places: Place of each picture in the whole batch; None for a whole batch, in its order.
+        moved: The order of the noise in each picture, where it moves with the picture.
     """
 
     seed: int = 0
     batch_noise: BatchNoise = "different per image"
     places: Sequence[int] | None = None
+    moved: MovedNoise | None = field(default=None, compare=False)
+
+    @property
+    def needs_motion(self) -> bool:
+        """Whether the pictures' motion has yet to be told."""
+        return self.batch_noise == MOVING and self.moved is None
+
+    def along(self, moved: MovedNoise) -> PictureSeeds:
+        """Return seeds whose noise has the order that motion has brought it to."""
+        return replace(self, moved=moved)
 
     def moved_by(self, offset: int) -> PictureSeeds:
         """Return seeds further on by a number, counted around from the largest to 0."""
@@ -43,11 +59,10 @@ class PictureSeeds:
 
     def generators(self, count: int) -> list[torch.Generator]:
         """Return a generator for each of the batch's `count` pictures, on the CPU."""
+        if self.batch_noise != "different per image":
+            return [torch.Generator().manual_seed(self.seed) for _ in range(count)]
         places = range(count) if self.places is None else self.places
-        offsets = [0 if self.batch_noise == "same for all" else place for place in places]
-        return [
-            torch.Generator().manual_seed((self.seed + offset) % SEED_COUNT) for offset in offsets
-        ]
+        return [torch.Generator().manual_seed((self.seed + place) % SEED_COUNT) for place in places]
 
 
 WHOLE_BATCH = PictureSeeds()
@@ -68,6 +83,48 @@ def draw_noise(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
     return noise.to(like.device)
 
 
+def noise_draws(seeds: PictureSeeds, like: Tensor) -> Callable[[], Tensor]:
+    """Return a function whose every call draws further noise of a batch's pictures.
+
+    Args:
+        seeds: Seeds of the pictures.
+        like: `(B, C, H, W)` whose shape and device the noise gets; float32.
+    Raises:
+        ValueError: If the noise is to move with the pictures and their motion was not told.
+    """
+    moved = own_motion(seeds, len(like))
+    if moved is None:
+        generators = seeds.generators(len(like))
+        return lambda: draw_noise(generators, like)
+    generators = seeds.generators(1)
+    one = like.new_empty((1, *like.shape[1:]), device="cpu")
+    return lambda: moved.of(draw_noise(generators, one)).to(like.device)
+
+
+def own_motion(seeds: PictureSeeds, count: int) -> MovedNoise | None:
+    """Return the order of the noise in a batch's `count` pictures; None where it does not move.
+
+    Raises:
+        ValueError: If the noise is to move with the pictures and their motion was not told, or is
+            that of other pictures.
+    """
+    if seeds.batch_noise != MOVING:
+        return None
+    if seeds.moved is None:
+        if count == 1 and tuple(seeds.places or (0,)) == (0,):
+            return None  # a picture, or the first of a clip, has the seed's noise as it is
+        raise ValueError(
+            f"'batch_noise' is '{MOVING}', and there is no telling how these {count} pictures move."
+            " Connect the clip to 'frames' where the node has it, or choose another 'batch_noise'."
+        )
+    if len(seeds.moved.sources) != count:
+        raise ValueError(
+            f"'batch_noise' is '{MOVING}', and of the {count} pictures that are sampled the motion of"
+            f" {len(seeds.moved.sources)} is known. Sample the frames that the motion is of."
+        )
+    return seeds.moved
+
+
 def step_noise_sampler(x: Tensor, seeds: PictureSeeds) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a noise sampler for the steps of a run.
 
@@ -78,13 +135,14 @@ def step_noise_sampler(x: Tensor, seeds: PictureSeeds) -> Callable[[Tensor, Tens
         x: `(B, C, H, W)` state of the run.
         seeds: Seeds of its pictures.
     """
-    generators: list[torch.Generator] = []
+    draw: Callable[[], Tensor] | None = None
 
     def sample(sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        if not generators:  # runs of one step, or without randomness, draw nothing
-            generators.extend(seeds.generators(len(x)))
-            draw_noise(generators, x.new_empty(x.shape, device="cpu"))
-        return draw_noise(generators, x)
+        nonlocal draw
+        if draw is None:  # runs of one step, or without randomness, draw nothing
+            draw = noise_draws(seeds, x)
+            draw()
+        return draw()
 
     return sample
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from ..images.conversion import check_image, image_to_planes, planes_to_image
@@ -19,12 +21,15 @@ from .noise import SEED_COUNT
 from .resshift_conditioning import prepare_resshift, resshift_model
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+ON_ITS_SIDE = (5, 6, 7, 8)  # orientations of Exif whose rows are columns
 
 
 def crops_of_folders(
     clean: Path, degraded: Path | None, count: int, side: int, scale: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Return random pieces of the pictures of a folder, and of their degraded versions.
+
+    One picture at a time is in memory, beside the pieces.
 
     Args:
         clean: Folder of clean pictures; what is in folders inside it is left out.
@@ -45,21 +50,23 @@ def crops_of_folders(
             f" {(side // scale + 1) * scale}."
         )
     files = _pictures(clean)
-    pictures = [_read(file) for file in files.values()]
-    lows = None
-    if degraded is not None:
-        lows = [_read(file) for file in _same_names(files, degraded)]
-        for name, high, low in zip(files, pictures, lows, strict=True):
-            _check_pair(name, high, low, scale)
-    for name, picture in zip(files, pictures, strict=True):
-        if min(picture.shape[-2:]) < side:
-            height, width = picture.shape[-2:]
+    lows = None if degraded is None else _same_names(files, degraded)
+    sizes = [_size(file) for file in files.values()]
+    for k, (name, (height, width)) in enumerate(zip(files, sizes, strict=True)):
+        if lows is not None:
+            _check_pair(name, (height, width), _size(lows[k]), scale)
+        if min(height, width) < side:
             raise ValueError(
                 f"'{name}' is {width}x{height}, smaller than a piece of {side}x{side}; choose a"
                 " smaller 'crop' or take the picture out of the folder."
             )
+    paths = list(files.values())
+
+    def read(index: int) -> tuple[Tensor, Tensor | None]:
+        return _read(paths[index]), None if lows is None else _read(lows[index])
+
     generator = np.random.default_rng(seed % SEED_COUNT)
-    pieces, low = random_crops(pictures, lows, count, side, scale, generator)
+    pieces, low = random_crops(sizes, read, count, side, scale, generator)
     return planes_to_image(pieces), planes_to_image(low)
 
 
@@ -92,28 +99,42 @@ def _same_names(clean: dict[str, Path], folder: Path) -> list[Path]:
     return [degraded[name] for name in clean]
 
 
-def _read(file: Path) -> Tensor:
-    """Return a picture as `(3, H, W)` in [0, 1]."""
-    comfy.model_management.throw_exception_if_processing_interrupted()
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(file) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            if upright.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip to 255
-                grey = torch.from_numpy(np.array(upright, np.float32)) / 65535
-                return grey.clamp(0, 1).expand(3, -1, -1)
-            pixels = np.array(upright.convert("RGB"))
+            yield opened
     except OSError as error:
         raise ValueError(
             f"'{file.name}' cannot be read ({error}); save it anew or take it out of the folder."
         ) from error
+
+
+def _size(file: Path) -> tuple[int, int]:
+    """Return height and width of a picture as it is seen, from its header."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    with _opened(file) as opened:
+        turned = opened.getexif().get(ExifTags.Base.Orientation) in ON_ITS_SIDE
+        return opened.size if turned else (opened.height, opened.width)
+
+
+def _read(file: Path) -> Tensor:
+    """Return a picture as `(3, H, W)` in [0, 1]."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    with _opened(file) as opened:
+        upright = ImageOps.exif_transpose(opened)
+        if upright.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip to 255
+            grey = torch.from_numpy(np.array(upright, np.float32)) / 65535
+            return grey.clamp(0, 1).expand(3, -1, -1)
+        pixels = np.array(upright.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
-def _check_pair(name: str, clean: Tensor, degraded: Tensor, scale: int) -> None:
-    height, width = (side // scale for side in clean.shape[-2:])
-    if degraded.shape[-2:] != (height, width):
+def _check_pair(name: str, clean: tuple[int, int], degraded: tuple[int, int], scale: int) -> None:
+    height, width = (side // scale for side in clean)
+    if degraded != (height, width):
         raise ValueError(
-            f"the degraded '{name}' is {degraded.shape[-1]}x{degraded.shape[-2]} and must be"
+            f"the degraded '{name}' is {degraded[1]}x{degraded[0]} and must be"
             f" {width}x{height}: that is the clean one's size divided by 'scale', {scale}."
         )
 

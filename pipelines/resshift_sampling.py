@@ -8,10 +8,14 @@ from typing import Any
 import comfy.samplers
 from torch import Tensor
 
+from ..model_loaders.resshift_model import LATENT_KEY, LQ_KEY
 from ..model_loaders.resshift_sampling import ResShiftSampling, check_sampling
 from ..samplers.chain import PredictType
+from ..samplers.moved_noise import MovedNoise
+from ..samplers.places import places_in_batch
 from ..samplers.residual_shift import sample_residual_shift
 from ..samplers.schedules import ResShiftSchedule, Spacing, sampling_sigmas
+from .clip_motion import clip_noise
 from .noise import WHOLE_BATCH, PictureSeeds, seeds_of_run, step_noise_sampler
 from .own_pictures import own_pictures
 from .resshift_conditioning import resshift_model
@@ -91,8 +95,13 @@ def sample_resshift(
             told which of the conditioning's pictures the latent holds.
     """
     sigmas = residual_shift_sigmas(model, steps)
+    seeds = seeds.of_latent(latent)
+    if seeds.needs_motion:
+        conds = [values for _, values in positive]
+        samples, index = latent["samples"], latent.get("batch_index")
+        seeds = seeds.along(_moved_noise(model, conds, samples, index))
     (positive,) = own_pictures([positive], latent)
-    sampler = residual_shift_sampler(randomness, seeds.of_latent(latent))
+    sampler = residual_shift_sampler(randomness, seeds)
     return sample_latent(
         model, positive, positive, latent, sampler, sigmas, seeds=seeds, callback=callback
     )
@@ -115,6 +124,11 @@ def _sample(
             "the ResShift sampler got a model that is not ResShift. Load one with"
             " 'Load ResShift Model', or choose another sampler for this model."
         )
+    seeds = seeds_of_run(seeds, extra_args)
+    if seeds.needs_motion and randomness > 0:
+        guider = model.inner_model
+        conds = guider.conds["positive"]
+        seeds = seeds.along(_moved_noise(guider.model_patcher, conds, x))
     return sample_residual_shift(
         model,
         x,
@@ -124,5 +138,35 @@ def _sample(
         disable,
         kappa=sampling.kappa,
         randomness=randomness,
-        noise_sampler=step_noise_sampler(x, seeds_of_run(seeds, extra_args)),
+        noise_sampler=step_noise_sampler(x, seeds),
     )
+
+
+def _moved_noise(
+    model: Any, conds: list[dict[str, Any]], samples: Tensor, batch_index: list[int] | None = None
+) -> MovedNoise:
+    """Return the order of the noise in a latent's pictures as the conditioning's pictures move.
+
+    Args:
+        model: The ResShift MODEL.
+        conds: Values of its conditioning.
+        samples: `(B, C, h, w)` of the latent.
+        batch_index: Places of its pictures, where they are told.
+    Raises:
+        ValueError: If the conditioning holds no pictures, or not those of the latent.
+    """
+    values = next((values for values in conds if LQ_KEY in values), None)
+    if values is None:
+        raise ValueError(
+            "noise that moves with the picture needs the pictures that 'ResShift Conditioning' puts"
+            " into 'positive'. Connect its conditioning."
+        )
+    lq = values[LQ_KEY]
+    places = places_in_batch(
+        len(samples),
+        len(lq),
+        batch_index=batch_index,
+        latent=samples,
+        candidates=values.get(LATENT_KEY),
+    )
+    return clip_noise(model, (lq + 1) / 2, samples, places)

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from ..images.color import ColorFix
 from ..images.conversion import check_image, collect_pictures, planes_to_image
+from ..images.motion import Motion
+from ..images.padding import multiple_above
 from ..images.resize import Rounding, scaled_size, short_edge_size
 from ..images.transparency import visible_planes
+from .clip_motion import ClipMemory
 from .diffbir_conditioning import (
     LATENT_RATIO,
     SIZE_MULTIPLE_PX,
@@ -26,11 +29,12 @@ from .diffbir_sampling import NO_GUIDANCE, OFFICIAL, sample_diffbir
 from .finish import finish_restoration, with_alpha_of
 from .frames import FRAMES_AT_ONCE, check_frames_at_once
 from .latent_guidance import LatentGuidance
-from .noise import BatchNoise, PictureSeeds
-from .progress import RunProgress
+from .noise import MOVING, BatchNoise, PictureSeeds
+from .progress import RunProgress, Share
 from .sd2 import check_sd2
 from .stage_one import SHORT_EDGE_PX, Rules, check_network, remove_degradation, stage_one_tile
 from .stage_one import SIZE_MULTIPLE_PX as STAGE_ONE_MULTIPLE_PX
+from .steady_frames import NOT_STEADIED, Steadiness, patch_steady_motion
 from .tiles import DIFFBIR_TILINGS, TILES, TileSettings, in_tiles
 
 # Results of stage 1 held between the stages, so that each network works on several pictures before
@@ -62,6 +66,27 @@ class DiffBIRWeights:
     upscale_model: Any
 
 
+def are_diffbir(weights: DiffBIRWeights) -> bool:
+    """Return whether all of DiffBIR's networks are there, not MODEL and VAE alone.
+
+    Raises:
+        ValueError: If some are.
+    """
+    parts = {
+        "clip": weights.clip,
+        "control_net": weights.control_net,
+        "upscale_model": weights.upscale_model,
+    }
+    missing = [name for name, part in parts.items() if part is None]
+    if missing and len(missing) < len(parts):
+        raise ValueError(
+            f"DiffBIR needs {', '.join(map(repr, missing))} too. Connect"
+            f" {'them' if len(missing) > 1 else 'it'}, or none of 'clip', 'control_net' and"
+            " 'upscale_model' for a ResShift model."
+        )
+    return not missing
+
+
 def restore_with_diffbir(
     weights: DiffBIRWeights,
     image: Tensor,
@@ -88,6 +113,9 @@ def restore_with_diffbir(
     frames_at_once: int = FRAMES_AT_ONCE,
     keep_grey: bool = True,
     for_saving: bool = False,
+    share: Share | None = None,
+    steadiness: Steadiness = NOT_STEADIED,
+    memory: ClipMemory | None = None,
 ) -> Tensor:
     """Return every picture of a batch restored by both stages of DiffBIR.
 
@@ -118,10 +146,16 @@ def restore_with_diffbir(
         tiles: How pictures are cut that are larger than a tile: in stage 1, in the VAE and at every
             step. `official chop` is not of DiffBIR.
         long_prompt: Whether all of a prompt counts, or its first 75 tokens as in the reference.
-        batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
+        batch_noise: Whether picture k draws from `seed + k`, every picture from `seed`, or every
+            picture from `seed` and then as the clip's motion has moved it.
         frames_at_once: Pictures that share each call of stage 2, 1 or more.
         keep_grey: Whether a black and white picture stays so.
         for_saving: See `finish_restoration`.
+        share: Which part of a longer run this is, for the progress bar; None for all of it.
+        steadiness: How far each picture's predictions are drawn to what was made of the picture
+            before, where the pictures are a clip. They are then restored one by one.
+        memory: What is kept of a clip whose frames come in several calls; None where they come in
+            one.
     Returns:
         `(B, H scale, W scale, 3)` or, with alpha, 4 channels, in [0, 1], on the CPU.
     Raises:
@@ -145,9 +179,13 @@ def restore_with_diffbir(
     model, vae = in_tiles(weights.model, unclamped_vae(weights.vae), tiles)
     count, held = len(image), _pictures_held(weights.upscale_model, image, scale, frames_at_once)
     tile = tile_of_stage_one(weights.upscale_model, tiles)
+    memory = ClipMemory() if memory is None else memory
+    follows = batch_noise == MOVING or steadiness.acts
+    if steadiness.acts:
+        frames_at_once = 1  # each is drawn to what was made of the one before
     # Stage 1 counts as a step of the progress bar.
     run_steps = steps or preset.steps
-    progress = RunProgress(weights.model, (run_steps + 1) * count)
+    progress = RunProgress(weights.model, (run_steps + 1) * count, share)
 
     def restored(first: int) -> Tensor:
         pictures = image[first : first + held]
@@ -169,6 +207,13 @@ def restore_with_diffbir(
             PictureSeeds(seed, batch_noise, range(first, first + len(pictures))[part])
             for part in parts
         ]
+        multiple = _padding_multiple(cleaned.image, tiles)
+        motions: list[Motion | None] = [None for _ in parts]
+        if follows:
+            size = _latent_size(cleaned.image, multiple)
+            for k, part in enumerate(parts):
+                motion = memory.follow(model, cleaned.image[part], size)
+                motions[k], seeds[k] = motion, memory.move_noise(seeds[k], motion)
         inputs = [
             prepare_diffbir(
                 positive,
@@ -181,13 +226,17 @@ def restore_with_diffbir(
                 zero_snr=preset.zero_snr,
                 start=start,
                 seeds=own_seeds,
-                multiple=_padding_multiple(cleaned.image, tiles),
+                multiple=multiple,
             )
             for part, own_seeds in zip(parts, seeds, strict=True)
         ]
-        sampled = [
-            sample_diffbir(
-                model,
+        sampled = []
+        for part, prepared, own_seeds, motion in zip(parts, inputs, seeds, motions, strict=True):
+            run_model = model
+            if motion is not None:
+                run_model = patch_steady_motion(model, motion, steadiness, memory.latent)
+            latent = sample_diffbir(
+                run_model,
                 prepared.positive,
                 prepared.negative,
                 prepared.latent,
@@ -203,8 +252,8 @@ def restore_with_diffbir(
                     done + run_steps * part.start, len(cleaned.image[part])
                 ),
             )
-            for part, prepared, own_seeds in zip(parts, inputs, seeds, strict=True)
-        ]
+            memory.latent = latent["samples"][-1:]
+            sampled.append(latent)
         finished = (
             with_alpha_of(
                 pictures[part],
@@ -236,6 +285,12 @@ def _pictures_held(upscale_model: Any, image: Tensor, scale: float, frames_at_on
     height, width = short_edge_size(*size, SHORT_EDGE_PX)
     calls = HELD_BYTES // (frames_at_once * height * width * BYTES_PER_CLEANED_PIXEL)
     return frames_at_once * max(1, calls)
+
+
+def _latent_size(cleaned: Tensor, multiple: int) -> tuple[int, int]:
+    """Return height and width of the latents that are made of results of stage 1."""
+    height, width = (multiple_above(side, multiple) for side in cleaned.shape[1:3])
+    return height // LATENT_RATIO, width // LATENT_RATIO
 
 
 def _padding_multiple(cleaned: Tensor, tiles: TileSettings) -> int:

@@ -19,8 +19,9 @@ from .diffbir_presets import DiffBIRPreset
 from .faces import aligned_faces, blend_faces, check_background
 from .latent_guidance import LatentGuidance, patch_latent_guidance
 from .noise import BatchNoise, PictureSeeds
+from .progress import Share
 from .resshift_conditioning import resshift_model
-from .restore_diffbir import DiffBIRWeights, restore_with_diffbir
+from .restore_diffbir import DiffBIRWeights, are_diffbir, restore_with_diffbir
 from .restore_resshift import restore_with_resshift
 
 # Between the seeds of the faces of one picture, far from those of the pieces of a picture.
@@ -35,11 +36,12 @@ class FaceRestorer:
     """A way to restore one aligned face.
 
     Attributes:
-        restore: Takes `(1, h, h, 3)` IMAGE and a seed; gives `(1, scale h, scale h, 3)`.
+        restore: Takes `(1, h, h, 3)` IMAGE, a seed and which of all faces it is; gives
+            `(1, scale h, scale h, 3)`.
         scale: How many times larger the result is.
     """
 
-    restore: Callable[[Tensor, int], Tensor]
+    restore: Callable[[Tensor, int, Share], Tensor]
     scale: int
 
 
@@ -56,12 +58,12 @@ def resshift_restorer(model: Any, vae: Any, *, likeness: float, steps: int = 0) 
     """
     scale = resshift_model(model).record.scale
 
-    def restore(face: Tensor, seed: int) -> Tensor:
+    def restore(face: Tensor, seed: int, share: Share) -> Tensor:
         target = resize_bicubic(
             image_to_planes(face)[0], *(scale * side for side in face.shape[1:3])
         )
         guided = _pulled_to(model, planes_to_image(target.clamp(0, 1)), likeness, vae)
-        return restore_with_resshift(guided, vae, face, seed=seed, steps=steps)
+        return restore_with_resshift(guided, vae, face, seed=seed, steps=steps, share=share)
 
     return FaceRestorer(restore, scale)
 
@@ -78,10 +80,16 @@ def diffbir_restorer(
         steps: Network calls a face; 0 means the preset's.
     """
 
-    def restore(face: Tensor, seed: int) -> Tensor:
+    def restore(face: Tensor, seed: int, share: Share) -> Tensor:
         guided = _pulled_to(weights.model, face, likeness, weights.vae)
         return restore_with_diffbir(
-            replace(weights, model=guided), face, preset=preset, seed=seed, scale=1.0, steps=steps
+            replace(weights, model=guided),
+            face,
+            preset=preset,
+            seed=seed,
+            scale=1.0,
+            steps=steps,
+            share=share,
         )
 
     return FaceRestorer(restore, 1)
@@ -100,20 +108,8 @@ def diffbir_or_resshift(
     Raises:
         ValueError: If some of DiffBIR's parts are missing, or all are and it is no ResShift MODEL.
     """
-    parts = {
-        "clip": weights.clip,
-        "control_net": weights.control_net,
-        "upscale_model": weights.upscale_model,
-    }
-    missing = [name for name, part in parts.items() if part is None]
-    if len(missing) == len(parts):
+    if not are_diffbir(weights):
         return resshift_restorer(weights.model, weights.vae, likeness=likeness, steps=steps)
-    if missing:
-        raise ValueError(
-            f"DiffBIR needs {', '.join(map(repr, missing))} too. Connect"
-            f" {'them' if len(missing) > 1 else 'it'}, or none of 'clip', 'control_net' and"
-            " 'upscale_model' for a ResShift model."
-        )
     return diffbir_restorer(weights, preset, likeness=likeness, steps=steps)
 
 
@@ -161,12 +157,13 @@ def restore_faces(
     def restored() -> Iterator[Tensor]:
         before: Counter[int] = Counter()
         aligned = aligned_faces(image, places, sizes)
-        for place, face in zip(places.faces, aligned, strict=True):
+        for number, (place, face) in enumerate(zip(places.faces, aligned, strict=True)):
             comfy.model_management.throw_exception_if_processing_interrupted()
             offset = place.picture if batch_noise == "different per image" else 0
             seeds = PictureSeeds(seed).moved_by(offset + before[place.picture] * FACE_SEED_STEP)
             before[place.picture] += 1
-            made = restorer.restore(planes_to_image(face[None]), seeds.seed)
+            share = Share(number, 1, len(sizes))
+            made = restorer.restore(planes_to_image(face[None]), seeds.seed, share)
             yield image_to_planes(made)[0][0].cpu()
 
     return blend_faces(behind, places, restored(), strength=strength, mask=mask, allowed=allowed)

@@ -22,7 +22,7 @@ from .hypir import (
     single_step_sigmas,
 )
 from .noise import WHOLE_BATCH
-from .progress import RunProgress
+from .progress import RunProgress, Share
 from .restore_diffbir import encode_text, tile_of_stage_one, unclamped_vae
 from .sampling import sample_latent
 from .stage_one import (
@@ -56,6 +56,7 @@ def restore_with_hypir(
     frames_at_once: int = FRAMES_AT_ONCE,
     keep_grey: bool = True,
     for_saving: bool = False,
+    share: Share | None = None,
 ) -> Tensor:
     """Return every picture of a batch restored by HYPIR in one call of its network.
 
@@ -77,6 +78,7 @@ def restore_with_hypir(
         frames_at_once: Pictures that share each call, 1 or more.
         keep_grey: Whether a black and white picture stays so.
         for_saving: See `finish_restoration`.
+        share: Which part of a longer run this is, for the progress bar; None for all of it.
     Returns:
         `(B, H scale, W scale, 3)` or, with alpha, 4 channels, in [0, 1], on the CPU.
     Raises:
@@ -97,7 +99,7 @@ def restore_with_hypir(
         check_network(upscale_model)
     text = encode_text(clip, prompt.strip())
     model, vae = in_tiles(model, unclamped_vae(vae), tiles)
-    progress = RunProgress(model, len(image))
+    progress = RunProgress(model, len(image), share)
 
     def restored(first: int) -> Tensor:
         pictures = image[first : first + frames_at_once]

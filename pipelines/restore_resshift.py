@@ -18,12 +18,14 @@ from ..images.conversion import (
 )
 from ..images.transparency import visible_planes
 from ..samplers.tiles import cut_tile, merge_tiles, tile_positions
+from .clip_motion import ClipMemory, size_of
 from .finish import finish_restoration, with_alpha_of
 from .frames import FRAMES_AT_ONCE, check_frames_at_once
-from .noise import BatchNoise, PictureSeeds
-from .progress import RunProgress
+from .noise import MOVING, BatchNoise, PictureSeeds
+from .progress import RunProgress, Share
 from .resshift_conditioning import check_start_image, prepare_resshift, resshift_model, usable_mask
 from .resshift_sampling import residual_shift_sigmas, sample_resshift
+from .steady_frames import NOT_STEADIED, Steadiness, patch_steady_motion
 from .tiles import TILES, TILINGS, TileSettings, in_tiles
 
 # Between the seeds of the pieces of one picture, far from those of a batch's other pictures.
@@ -48,6 +50,9 @@ def restore_with_resshift(
     start_image: Tensor | None = None,
     keep_grey: bool = True,
     for_saving: bool = False,
+    share: Share | None = None,
+    steadiness: Steadiness = NOT_STEADIED,
+    memory: ClipMemory | None = None,
 ) -> Tensor:
     """Return every picture of a batch restored by ResShift.
 
@@ -64,13 +69,19 @@ def restore_with_resshift(
         steps: Network calls a picture; 0 means as many as the model is made for.
         randomness: 1 is the published chain, 0 its deterministic member.
         color_fix: See `fix_color`; the reference is `image`.
-        batch_noise: Whether picture k draws from `seed + k` or every picture from `seed`.
+        batch_noise: Whether picture k draws from `seed + k`, every picture from `seed`, or every
+            picture from `seed` and then as the clip's motion has moved it.
         tiles: How large pictures are cut.
         frames_at_once: Pictures that share each call, 1 or more.
         start_image: IMAGE of the result's size that the chain starts around, one or one for each
             picture; see `prepare_resshift`.
         keep_grey: Whether a black and white picture stays so.
         for_saving: See `finish_restoration`.
+        share: Which part of a longer run this is, for the progress bar; None for all of it.
+        steadiness: How far each picture's predictions are drawn to what was made of the picture
+            before, where the pictures are a clip. They are then restored one by one.
+        memory: What is kept of a clip whose frames come in several calls; None where they come in
+            one.
     Returns:
         `(B, H scale, W scale, 3)` or, with alpha, 4 channels, in [0, 1], on the CPU.
     Raises:
@@ -97,9 +108,18 @@ def restore_with_resshift(
         side = max(1, tiles.tile // scale)
         if mask is not None:
             mask_to_plane(mask[:1], 1, height, width)  # pieces would hide that the sizes differ
+    memory = ClipMemory() if memory is None else memory
+    follows = batch_noise == MOVING or steadiness.acts
+    if steadiness.acts:
+        frames_at_once = 1  # each is drawn to what was made of the one before
     places = tile_positions(height, width, side, max(1, side - side // CHOP_OVERLAP))
+    if follows and len(places) > 1:
+        raise ValueError(
+            "a clip cannot be followed in pieces that are restored one by one. Set 'tiling' to"
+            " 'per step'."
+        )
     run_steps = len(residual_shift_sigmas(model, steps)) - 1
-    progress = RunProgress(model, run_steps * count * len(places))
+    progress = RunProgress(model, run_steps * count * len(places), share)
 
     def start_of(first: int, pictures: int, place: tuple[int, int]) -> Tensor | None:
         if starts is None:
@@ -116,8 +136,13 @@ def restore_with_resshift(
             inputs = prepare_resshift(model, vae, part, hole, start)
             done = run_steps * (first * len(places) + number * len(pictures))
             seeds = PictureSeeds(seed, batch_noise, range(first, first + len(pictures)))
+            run_model = model
+            if follows:
+                motion = memory.follow(model, part, size_of(inputs.latent["samples"]))
+                seeds = memory.move_noise(seeds, motion)
+                run_model = patch_steady_motion(model, motion, steadiness, memory.latent)
             sampled = sample_resshift(
-                model,
+                run_model,
                 inputs.positive,
                 inputs.latent,
                 seeds=seeds.moved_by(number * PIECE_SEED_STEP),
@@ -125,6 +150,7 @@ def restore_with_resshift(
                 randomness=randomness,
                 callback=progress.steps_after(done, len(pictures)),
             )
+            memory.latent = sampled["samples"][-1:]
             decoded = vae.decode(sampled["samples"])
             yield decoded[:, : inputs.height, : inputs.width]
 

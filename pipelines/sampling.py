@@ -11,7 +11,7 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
-from .noise import PictureSeeds, draw_noise
+from .noise import PictureSeeds, noise_draws
 
 
 def sample_latent(
@@ -44,7 +44,7 @@ def sample_latent(
     samples = comfy.sample.fix_empty_latent_channels(
         model, latent["samples"], latent.get("downscale_ratio_spacial")
     )
-    noise = draw_noise(seeds.of_latent(latent).generators(len(samples)), samples)
+    noise = noise_draws(seeds.of_latent(latent), samples)()
     denoised = comfy.sample.sample_custom(
         model,
         noise if start_noise is None else start_noise(noise, samples),

@@ -86,7 +86,7 @@ def watch_training(
             return executor(model_wrap, *rest)
         sampler = executor.class_obj
         validation.latents.clear()
-        losses = 0
+        losses = getattr(sampler, "steps_before", 0) * sampler.grad_acc
 
         def restore_all(steps: int) -> None:
             with torch.no_grad(), _computing_as(sampler, model_wrap):
@@ -103,7 +103,8 @@ def watch_training(
             nonlocal losses
             listen(loss)
             steps, part = divmod(losses, sampler.grad_acc)
-            if part == 0 and steps % every == 0:  # the weights have learnt `steps` times so far
+            if part == 0 and (steps % every == 0 or not validation.latents):
+                # the weights have learnt `steps` times so far
                 restore_all(steps)
             losses += 1
 

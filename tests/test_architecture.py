@@ -12,17 +12,18 @@ MAY_IMPORT = {  # our own parts, by the part that imports; a part may always imp
     "__init__.py": {"nodes"},
     "dev.py": set(),
     "nodes": {"pipelines", "model_loaders", "samplers", "images"},
-    "pipelines": {"model_loaders", "samplers", "images"},
+    "pipelines": {"model_loaders", "samplers", "images", "videos"},
     "model_loaders": {"networks", "samplers", "images"},
     "networks": {"images"},
     "samplers": set(),
     "images": set(),
+    "videos": set(),
     "model_files": {"model_loaders"},
-    "folders": set(),
+    "folders": {"videos"},
     "training": {"model_loaders", "networks", "samplers", "images", "pipelines", "benchmarks"},
     "benchmarks": {"model_loaders", "networks", "samplers", "images", "pipelines", "training"},
 }
-MAY_IMPORT["benchmarks"].add("folders")
+MAY_IMPORT["benchmarks"] |= {"folders", "videos"}
 MAY_IMPORT["tests"] = {*MAY_IMPORT, "networks"} - {"__init__.py", "nodes"}
 OWN = {Path(name).stem for name in MAY_IMPORT} - {"__init__"}
 COMFY = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths"}
@@ -32,6 +33,7 @@ MAY_IMPORT_COMFY |= {"folders"}
 BUILDING_BLOCKS = ("comfy.ldm.modules", "comfy.ops", "comfy.patcher_extension")
 LIBRARIES = {"dev.py": set(), "samplers": {"torch"}, "images": {"torch", "numpy", "PIL", "av"}}
 LIBRARIES["model_files"] = {"safetensors"}
+LIBRARIES["videos"] = {"av", "numpy"}
 
 
 def part_of(path: tuple[str, ...]) -> str:

@@ -1,9 +1,10 @@
-// Lets this pack's workflows run at once: a sample picture that a workflow names and that is not in
+// Lets this pack's workflows run at once: a sample picture or video that a workflow names and that is not in
 // ComfyUI's input folder is put there when the workflow is opened. ComfyUI does so for no template.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
 const SAMPLES = [
+  "restoration_clip.mp4",
   "restoration_coffee.jpg",
   "restoration_crew.jpg",
   "restoration_face.jpg",
@@ -35,7 +36,7 @@ async function putIntoInput(name, subfolder = "") {
 app.registerExtension({
   name: "restoration.samples",
   async beforeConfigureGraph(workflow) {
-    const loaders = ["LoadImage", "RestorationPairCrops"];
+    const loaders = ["LoadImage", "LoadVideo", "RestorationPairCrops"];
     const nodes = (workflow.nodes ?? []).filter((node) => loaders.includes(node.type));
     const named = new Set(nodes.map((node) => node.widgets_values?.[0]));
     const wanted = SAMPLES.filter((name) => named.has(name)).map((name) => [name, ""]);
@@ -46,6 +47,6 @@ app.registerExtension({
     for (const [name, folder] of wanted) {
       if (!(await isInput(name, folder))) added = (await putIntoInput(name, folder)) || added;
     }
-    if (added) await app.refreshComboInNodes(); // else Load Image calls the new picture missing
+    if (added) await app.refreshComboInNodes(); // else Load Image or Load Video calls the new file missing
   },
 });

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.comfy, pytest.mark.browser, pytest.mark.slow]
 
-NAME = "restoration_train_lora"
-WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / f"{NAME}.json"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 
 
 def node_of(frontend: Frontend, kind: str) -> int:
@@ -26,25 +25,38 @@ def node_of(frontend: Frontend, kind: str) -> int:
     )
 
 
-def test_a_new_user_trains_a_lora_from_the_template(new_server: Server, browser: Browser):
+@pytest.mark.parametrize(
+    ("name", "trainer", "saved"),
+    [
+        ("restoration_train_lora", "TrainLoraNode", "loras/restoration_own_model_2_steps*"),
+        (
+            "restoration_train_model",
+            "RestorationTrainModel",
+            "diffusion_models/restoration_own_model*",
+        ),
+    ],
+)
+def test_a_new_user_trains_from_the_template(
+    new_server: Server, browser: Browser, name: str, trainer: str, saved: str
+):
     from pack.tests.support.browser import SETTINGS, open_page
 
     frontend = open_page(browser, new_server.url, SETTINGS)
-    frontend.open_workflow(json.loads(WORKFLOW.read_text("utf-8")), NAME)
+    frontend.open_workflow(json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8")), name)
     assert frontend.missing_nodes() == []
     pictures = {path.name for path in (new_server.base / "input" / "restoration_train").iterdir()}
     assert pictures == {"astronaut.jpg", "chelsea.jpg", "rocket.jpg"}
-    for kind, name, value in (
+    for kind, widget, value in (
         ("RestorationPairCrops", "count", 2),
         ("RestorationPairCrops", "crop", 128),
-        ("TrainLoraNode", "steps", 2),
+        (trainer, "steps", 2),
     ):
-        frontend.set_widget(node_of(frontend, kind), name, value)
+        frontend.set_widget(node_of(frontend, kind), widget, value)
     frontend.run()
     assert frontend.picture_size(node_of(frontend, "RestorationValidationChart")) == [900, 4 * 260]
     assert frontend.picture_size(8) == [600, 400]
-    assert list((new_server.base / "output" / "loras").glob("restoration_own_model_2_steps*"))
+    assert list((new_server.base / "output").glob(saved))
     frontend.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    frontend.screenshot("training_done")
+    frontend.screenshot(f"{name}_done")
     assert frontend.errors == []
     frontend.page.close()

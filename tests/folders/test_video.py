@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pack.folders.video import VideoWriter, read_frames, video_suffix
-from pack.tests.support.alone import call_alone
 from pack.tests.support.folders import inverting, make_job, nothing_partial, restore_here
 from pack.tests.support.videos import audio_of, frames_of, write_video
+from pack.videos.writing import video_suffix
 
 pytestmark = pytest.mark.comfy
 
@@ -30,21 +29,6 @@ def test_a_video_becomes_a_video_with_its_times_and_its_audio(base, name):
     assert new_times == pytest.approx(times, abs=0.002)
     assert audio_of(result) == audio_of(base / "in" / name)
     assert nothing_partial(base / "out")
-
-
-def test_frames_come_a_few_at_a_time(tmp_path):
-    write_video(tmp_path / "a.mp4", 5, audio=False)
-    parts = [(len(frames), len(times)) for frames, times in read_frames(tmp_path / "a.mp4", 2)]
-    assert parts == [(2, 2), (2, 2), (1, 1)]
-
-
-def test_odd_sizes_keep_their_size(tmp_path):
-    write_video(tmp_path / "a.mp4", 2)
-    writer = VideoWriter(tmp_path / "b.mp4", tmp_path / "a.mp4", 92)
-    for frames, times in read_frames(tmp_path / "a.mp4", 8):
-        writer.add(frames[:, :31, :29] / 255.0, times)
-    writer.finish()
-    assert frames_of(tmp_path / "b.mp4")[0].shape == (2, 31, 29, 3)
 
 
 def test_a_damaged_video_fails_alone_and_leaves_nothing(base):
@@ -68,28 +52,3 @@ def test_a_workflow_that_makes_another_number_of_frames_is_told(base):
     outcome = restore_here(make_job(base, prompt))["a.mp4"]
     assert outcome.state == "failed"
     assert "made 4 of 2 frames" in outcome.reason
-
-
-def grown_by_copying(folder: str, frames: int) -> int:
-    """Return by how many KiB reading and writing a video grew this process."""
-    from pack.tests.support.alone import grown
-
-    path = Path(folder) / f"{frames}.mp4"
-    write_video(path, frames, side=256, audio=False)
-
-    def copy() -> None:
-        writer = VideoWriter(path.with_name("copy.mp4"), path, 92)
-        for images, times in read_frames(path, 4):
-            writer.add(images / 255.0, times)
-        writer.finish()
-
-    return grown(copy) // 1024
-
-
-@pytest.mark.slow
-def test_the_memory_of_a_video_does_not_grow_with_its_length(tmp_path):
-    short, long = (
-        call_alone(grown_by_copying, folder=str(tmp_path), frames=frames) for frames in (80, 280)
-    )
-    # 200 frames of 256x256 would be 37 MiB in bytes alone.
-    assert long < short + 20 * 1024

@@ -77,3 +77,17 @@ def test_without_colour_the_brightness_is_left():
     grey = without_color(image)
     assert_close(grey[:, 1:2], luminance(image), 0)
     assert is_grey(grey).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "is_local"), [("wavelet", True), ("luminance", True), ("adain", False)]
+)
+def test_what_is_in_one_corner_changes_the_colours_of_the_other_by_adain_alone(method, is_local):
+    """In a video what comes in at the border would change contrast and colour of all the rest."""
+    generator = torch.Generator().manual_seed(3)
+    image, reference = torch.rand(2, 1, 3, 160, 160, generator=generator)
+    other = image.clone()
+    other[..., :32, :32] = 1
+    before, after = (fix_color(given, reference, method) for given in (image, other))
+    changed = (after - before)[..., 112:, 112:].abs().max()
+    assert (changed < 1e-6) == is_local

@@ -39,11 +39,13 @@ def wrong_use_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     """A server that also has tiny right files, wrong ones, and nodes that emit what no file holds."""
     from pack.tests.support.bad_files import write_bad_files
     from pack.tests.support.bad_input_graphs import EMITTERS
+    from pack.tests.support.bad_input_video import write_bad_videos
     from pack.tests.support.comfy_client import Server
     from pack.tests.support.standins import furnished
 
     with furnished(tmp_path_factory, "wrong_use") as base:
         write_bad_files(base / "models")
+        write_bad_videos(base / "input")
         (base / "custom_nodes").mkdir()
         (base / "custom_nodes" / "emitters.py").write_text(EMITTERS, encoding="utf-8")
         with Server(base) as running:

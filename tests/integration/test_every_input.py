@@ -30,6 +30,7 @@ SLOW = (
     "ResShiftValidation",
     "RestorationFaceDetect",
     "RestorationFacePhoto",
+    "RestorationVideo",
 )
 
 # Calls with more pictures round otherwise; less than a level of 8 bits.

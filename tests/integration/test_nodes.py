@@ -10,8 +10,10 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 if TYPE_CHECKING:
     from pack.tests.support.running import InProcessComfy
@@ -104,6 +106,32 @@ def test_a_shipped_workflow_runs_and_saves_a_picture(comfy: InProcessComfy, name
     run = comfy.run(prompt)
     assert run.success, run.error
     assert len(run.outputs["8"]["images"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("enlarges", "side"), [(True, 1680), (False, 420)])
+def test_faces_of_an_old_photograph_are_restored_at_either_size(
+    comfy: InProcessComfy, enlarges: bool, side: int
+):
+    made = {}
+    for has_faces in (True, False):
+        prompt = prompt_of(
+            "restoration_old_photo",
+            n3={"image": "restoration_crew.jpg"},
+            n13={"switch": False},
+            n17={"switch": enlarges},
+            n22={"switch": has_faces},
+        )
+        run = comfy.run(prompt)
+        assert run.success, run.error
+        (saved,) = run.outputs["8"]["images"]
+        path = comfy.base / "output" / saved["subfolder"] / saved["filename"]
+        with Image.open(path) as opened:
+            made[has_faces] = np.asarray(opened.convert("RGB")).astype(int)
+    assert made[True].shape[1] == side
+    changed = (made[True] != made[False]).any(axis=-1)
+    assert 0.01 < changed.mean() < 0.15
+    assert not changed[2 * changed.shape[0] // 3 :].any()  # below the faces
 
 
 def test_every_node_is_in_a_shipped_workflow_or_run_here():

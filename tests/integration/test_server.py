@@ -39,7 +39,7 @@ SAMPLING = {
     "HYPIRRestoreImage",
 }
 ONE_STEP = ("bundled", "SinSR")
-STEPPING = {*SAMPLING, "DiffBIRSpacedScheduler", "RestorationFacePhoto"}
+STEPPING = {*SAMPLING, "DiffBIRSpacedScheduler", "RestorationFacePhoto", "RestorationVideo"}
 MODEL_FOLDERS = {
     "ResShiftLoader": "diffusion_models",
     "ResShiftVAELoader": "vae",
@@ -49,8 +49,10 @@ MODEL_FOLDERS = {
     "HYPIRLoader": "loras",
 }
 DIFFBIR_STEPS = 2
+ONE_FRAME = ("video_resshift", "video_diffbir")  # with networks of released size
 QUICK_TRAINING = {
     "TrainLoraNode": {"steps": 1, "training_dtype": "fp32"},
+    "RestorationTrainModel": {"steps": 1, "training_dtype": "fp32"},
     "RestorationPairCrops": {"count": 1, "crop": 128},
 }
 
@@ -60,10 +62,12 @@ def api_prompt(name: str) -> dict[str, Any]:
 
 
 def quick_prompt(name: str) -> dict[str, Any]:
-    """Return the prompt of a shipped workflow, those of DiffBIR and of training with fewer steps."""
+    """Return the prompt of a shipped workflow, shortened where it would take long."""
     prompt = api_prompt(name)
     for node in prompt.values():
         node["inputs"] |= QUICK_TRAINING.get(node["class_type"], {})
+    if name in ONE_FRAME:
+        prompt["4"]["inputs"]["duration"] = 0.04
     if "diffbir" in name:
         for node in prompt.values():
             if node["class_type"] in STEPPING and "steps" in node["inputs"]:
@@ -96,12 +100,39 @@ def assert_ran(run: Run, server: Server) -> None:
     assert run.end == "execution_success", run.of("execution_error") or server.log()[-2000:]
 
 
+def check_video(server: Server, run: Run, prompt: dict[str, Any]) -> None:
+    """Check what a workflow saved of the sample video, and Restore Video's bar over all frames."""
+    from pack.tests.support.videos import audio_of, frames_of
+
+    (kept,) = (key for key, node in prompt.items() if node["class_type"] == "SaveVideo")
+    (saved,) = run.outputs[kept]["images"]
+    path = server.base / "output" / saved["subfolder"] / saved["filename"]
+    frames, times = frames_of(path)
+    count = round(25 * (prompt["4"]["inputs"]["duration"] or 1))
+    assert frames.shape == (count, 360, 640, 3)
+    assert times == pytest.approx([k / 25 for k in range(count)], abs=1e-4)
+    if prompt["6"]["class_type"] != "RestorationVideo":
+        return
+    sample = audio_of(WORKFLOWS / "inputs" / prompt["3"]["inputs"]["file"])
+    heard = audio_of(path)
+    assert heard == sample[: len(heard)]
+    assert len(heard) == len(sample) if count == 25 else heard
+    progress = [data for data in run.of("progress") if data["node"] == "6"]
+    assert len({data["max"] for data in progress}) == 1
+    assert progress[-1]["value"] == progress[-1]["max"]
+    assert progress[-1]["max"] % count == 0
+    assert not list((server.base / "temp").glob("restored_video_*/"))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_workflow_runs_with_progress_and_previews(server: Server, name: str):
     prompt = quick_prompt(name)
     sampler = sampling_node(prompt)
     run = server.run(prompt)
     assert_ran(run, server)
+    if name.startswith("video"):
+        check_video(server, run, prompt)
+        return
     assert server.picture(run, "8").size == SIZES.get(name, (600, 400))
     if not sampler:
         return

@@ -11,7 +11,7 @@ import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from torch import Tensor
 
-from pack.pipelines import diffbir_sampling, noise, sampling
+from pack.pipelines import diffbir_sampling, noise
 from pack.pipelines.diffbir_conditioning import CONDITION_KEY, prepare_diffbir
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.diffbir_sampling import (
@@ -90,7 +90,6 @@ def replayed(monkeypatch, start: Tensor, noises: Tensor) -> None:
 
     kept: list = []  # so that no id is used twice
     monkeypatch.setattr(noise, "draw_noise", draw)
-    monkeypatch.setattr(sampling, "draw_noise", draw)
 
 
 def watched(steps: list) -> Callable:

@@ -283,7 +283,7 @@ def test_equal_faces_of_one_picture_get_noise_of_their_own():
 
     def seeds_of(**settings) -> list[int]:
         seeds = []
-        restorer = FaceRestorer(lambda face, seed: seeds.append(seed) or face, 1)
+        restorer = FaceRestorer(lambda face, seed, share: seeds.append(seed) or face, 1)
         restore_faces(restorer, image, places, **settings)
         return seeds
 
@@ -305,7 +305,7 @@ def test_a_model_that_enlarges_gets_a_face_at_its_own_size(side: int, scale: int
     places = FacePlaces((place,), 1, 300, 300, 128)
     seen = []
 
-    def restore(face: torch.Tensor, seed: int) -> torch.Tensor:
+    def restore(face: torch.Tensor, *_) -> torch.Tensor:
         seen.append(face.shape[1])
         return face
 
@@ -313,18 +313,41 @@ def test_a_model_that_enlarges_gets_a_face_at_its_own_size(side: int, scale: int
     assert seen == [expected]
 
 
+def test_one_progress_bar_fills_over_all_faces(sr, monkeypatch):
+    import comfy.utils
+
+    from pack.pipelines.faces import choose_faces
+    from pack.pipelines.restore_faces import resshift_restorer, restore_faces
+
+    told = []
+    monkeypatch.setattr(
+        comfy.utils, "PROGRESS_BAR_HOOK", lambda done, total, *_, **__: told.append((done, total))
+    )
+    image, faces = batch_of_faces()
+    with torch.inference_mode():
+        places = choose_faces(faces, image, size=64)
+        restore_faces(resshift_restorer(*sr, likeness=0.0, steps=2), image, places, seed=0)
+    total = 2 * len(places.faces)
+    assert {whole for _, whole in told} == {total}
+    done = [steps for steps, _ in told]  # ComfyUI leaves out steps that follow another at once
+    assert done == sorted(done)
+    assert set(done) >= {*range(1, total, 2), total}
+
+
 def test_likeness_of_1_gives_the_face_that_came_in(folded):
     from pack.images.resize import resize_bicubic
+    from pack.pipelines.progress import Share
     from pack.pipelines.restore_faces import resshift_restorer
 
+    whole = Share(0, 1, 1)
     with torch.inference_mode():
         model, vae = folded
         free, bound = (resshift_restorer(model, vae, likeness=share) for share in (0.0, 1.0))
         face = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
         enlarged = resize_bicubic(face.movedim(-1, 1), 256, 256).movedim(1, -1).clamp(0, 1)
-        found = bound.restore(face, 0)
+        found = bound.restore(face, 0, whole)
         assert (found - enlarged).abs().max() < 1e-3
-        assert (free.restore(face, 0) - found).abs().max() > 0.01
+        assert (free.restore(face, 0, whole) - found).abs().max() > 0.01
 
 
 @pytest.mark.slow

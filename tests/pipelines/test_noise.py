@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pack.pipelines.noise import (
-    BATCH_NOISES,
+    STILL_BATCH_NOISES,
     PictureSeeds,
     draw_noise,
     step_noise_sampler,
@@ -41,7 +41,7 @@ def test_the_largest_seed_works_and_wraps():
     assert torch.equal(noise[1], seeded(0)[0])
 
 
-@pytest.mark.parametrize("batch_noise", BATCH_NOISES)
+@pytest.mark.parametrize("batch_noise", STILL_BATCH_NOISES)
 def test_steps_go_on_where_the_start_noise_ended(batch_noise):
     sample = step_noise_sampler(LIKE, PictureSeeds(7, batch_noise))
     steps = [sample(SIGMA, SIGMA) for _ in range(2)]

@@ -52,6 +52,25 @@ def test_grey_of_16_bits_keeps_its_levels(tmp_path: Path):
     torch.testing.assert_close(pieces, torch.full((1, 16, 16, 3), 30000 / 65535))
 
 
+def test_a_picture_lies_as_it_is_seen(tmp_path: Path):
+    from pack.pipelines.pairs import crops_of_folders
+
+    clean, degraded = tmp_path / "clean", tmp_path / "degraded"
+    pixels = write(clean, "one.png", 16, 32)
+    write(degraded, "one.png", 4, 8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    for folder in (clean, degraded):
+        with Image.open(folder / "one.png") as opened:
+            opened.load()
+        opened.save(folder / "one.png", exif=exif)
+    pieces, _ = crops_of_folders(clean, degraded, 4, 16, 4, seed=0)
+    seen = torch.from_numpy(np.rot90(pixels, -1).copy()).float() / 255  # (32, 16, 3)
+    rows = [seen[top : top + 16] for top in range(17)]
+    for piece in pieces:
+        assert any(torch.equal(piece, row) or torch.equal(piece, row.flip(1)) for row in rows)
+
+
 def test_a_broken_picture_is_named(tmp_path: Path):
     from pack.pipelines.pairs import crops_of_folders
 

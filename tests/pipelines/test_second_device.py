@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pack.pipelines import tiles
@@ -17,11 +18,13 @@ from pack.pipelines.finish import correct_color, finish_restoration
 from pack.pipelines.flicker import measure_flicker
 from pack.pipelines.latent_guidance import LatentGuidance, patch_latent_guidance
 from pack.pipelines.noise import PictureSeeds
+from pack.pipelines.pairs import prepare_pairs
 from pack.pipelines.resshift_conditioning import prepare_resshift
 from pack.pipelines.resshift_sampling import sample_resshift
 from pack.pipelines.restore_diffbir import restore_with_diffbir
 from pack.pipelines.restore_resshift import restore_with_resshift
 from pack.pipelines.tiles import patch_tiles
+from pack.pipelines.training import TrainingSettings, train_model
 from pack.tests.support import second_device
 from pack.tests.support.diffbir import (
     projection_vae,
@@ -196,3 +199,29 @@ def test_flicker_is_measured_on_the_card_wherever_the_frames_lie(on_card):
         measured = measure_flicker(frames.to(device), before)
     assert measured.warping_error == pytest.approx(expected.warping_error, rel=1e-3)
     assert measured.trusted == pytest.approx(expected.trusted, abs=1e-3)
+
+
+def trained_weights(folder) -> dict[str, Tensor]:
+    model, vae = folded_pair(folder)
+    pairs = prepare_pairs(model, vae, picture(32, 32, batch=2), picture(8, 8, batch=2, seed=1))
+    settings = TrainingSettings(2, 1e-3, 0, "fp32", checkpoint_every=1)
+    made, _, _ = train_model(model, *pairs, settings, checkpoint=folder / "own.safetensors")
+    restore_with_resshift(made, vae, picture(8, 8), seed=1)
+    return load_file(folder / "own.safetensors")
+
+
+@pytest.mark.parametrize("mode_name", ["normal", "partly loaded", "dynamic memory"])
+def test_a_model_is_trained_on_a_card_as_on_the_cpu(tmp_path, mode_name):
+    """The weights learn where they lie, also where ComfyUI moves those of other models about."""
+    folders = [tmp_path / name for name in ("cpu", "card")]
+    for folder in folders:
+        folder.mkdir()
+    with torch.inference_mode():
+        expected = trained_weights(folders[0])
+    with comfyui_on(MODES[mode_name]), torch.inference_mode():
+        made = trained_weights(folders[1])
+    for key, weight in expected.items():
+        if weight.dtype == torch.float32 and not key.startswith("resshift_training."):
+            # Adam moves every weight by the rate, whatever rounding its gradient has.
+            distance = (made[key] - weight).abs().mean()
+            assert distance < 1e-4, key

@@ -151,6 +151,12 @@ _PAIRS: dict[str, Link] = {
 }
 FACE_PX = 64
 SOURCES |= {
+    "enlarged": picture(height=32, width=32),
+    "pairs": own(
+        "ResShiftTrainingPairs",
+        **{"model": ["x4", 0], "vae": ["x4_vae", 0]},
+        **{"clean": ["enlarged", 0], "degraded": ["picture", 0]},
+    ),
     "photo": picture(height=FACE_PX, width=FACE_PX),
     "points": own(
         "RestorationFacePoints", image=["photo", 0], points="20 24 40 24 30 36 22 46 38 46"
@@ -159,7 +165,9 @@ SOURCES |= {
     "no_points": own("RestorationFacePoints", image=["photo", 0]),
     "no_places": own("RestorationFaceAlign", image=["photo", 0], faces=["no_points", 0], size=64),
 }
+SOURCES["video"] = node("CreateVideo", images=["picture", 0], fps=10.0)
 LINKS: dict[str, dict[str, Link]] = {
+    "RestorationVideo": {"video": ["video", 0], "model": ["x4", 0], "vae": ["x4_vae", 0]},
     "ResShiftModelSampling": {"model": ["x4", 0]},
     "ResShiftConditioning": {"model": ["x4", 0], "vae": ["x4_vae", 0], "image": ["picture", 0]},
     "ResidualShiftSampler": {"model": ["x4", 0], "positive": ["lq", 0], "latent_image": ["lq", 2]},
@@ -193,6 +201,8 @@ LINKS: dict[str, dict[str, Link]] = {
         "image": ["picture", 0],
     },
     "RestorationTiles": {"model": ["sd", 0]},
+    "RestorationMovingNoise": {"model": ["x4", 0], "frames": ["picture", 0]},
+    "RestorationSteadyFrames": {"model": ["x4", 0], "frames": ["picture", 0]},
     "RestorationColorFix": {"image": ["picture", 0], "reference": ["other", 0]},
     "RestorationFinish": {"image": ["picture", 0]},
     "RestorationMetrics": {"image": ["picture", 0], "reference": ["other", 0]},
@@ -204,6 +214,11 @@ LINKS: dict[str, dict[str, Link]] = {
     "RestorationScratchMask": {"image": ["picture", 0]},
     "ResShiftTrainingPairs": _PAIRS,
     "ResShiftValidation": _PAIRS,
+    "RestorationTrainModel": {
+        "model": ["x4", 0],
+        "latents": ["pairs", 0],
+        "positive": ["pairs", 1],
+    },
     "RestorationFaceDetect": {"image": ["photo", 0]},
     "RestorationFacePoints": {"image": ["photo", 0]},
     "RestorationFaceAlign": {"image": ["photo", 0], "faces": ["points", 0]},
@@ -223,12 +238,14 @@ LINKS: dict[str, dict[str, Link]] = {
 QUICK: dict[str, dict[str, Any]] = {
     "ResidualShiftSampler": {"steps": 1},
     "ResShiftRestoreImage": {"steps": 1},
+    "RestorationVideo": {"steps": 1, "scale": 1.0},
     "DiffBIRSampler": {"steps": 2},
     "DiffBIRRestoreImage": {"steps": 2, "scale": 1.0, "rules": "none"},
     "DiffBIRRemoveDegradation": {"rules": "none"},
     "HYPIRLoader": {"lora_name": "HYPIR_sd2.pth"},
     "HYPIRRestoreImage": {"scale": 1.0},
     "RestorationDegrade": {"scale": 1},
+    "RestorationTrainModel": {"steps": 1, "training_dtype": "fp32"},
     "DiffBIRLatentGuidance": {"fidelity": 0.5},
 }
 
@@ -255,11 +272,29 @@ def graph(node_id: str, sources: Prompt | None = None, /, **inputs: Any) -> Prom
     if made == "LATENT":
         vae = "x4_vae" if node_id == "ResidualShiftSampler" else "sd"
         return _decoded(prompt, ["node", 0], [vae, 2 if vae == "sd" else 0])
+    if made == "NOISE":
+        return _with_noise(prompt)
     if made == "MODEL" and node_id != "ResShiftLoader":
         return _sampled(prompt, values["model"])
     if made == "IMAGE":
         return {**prompt, "out": node("SaveImage", images=["node", 0], filename_prefix="row")}
     return {**prompt, "out": node("PreviewAny", source=["node", 0])}
+
+
+def _with_noise(prompt: Prompt) -> Prompt:
+    """Add ComfyUI's SamplerCustomAdvanced on the NOISE that the node made."""
+    prompt["guider"] = node("BasicGuider", model=["x4", 0], conditioning=["lq", 0])
+    prompt["chain"] = node("KSamplerSelect", sampler_name="euler")
+    prompt["sigmas"] = own("ResidualShiftScheduler", model=["x4", 0])
+    prompt["sampler"] = node(
+        "SamplerCustomAdvanced",
+        noise=["node", 0],
+        guider=["guider", 0],
+        sampler=["chain", 0],
+        sigmas=["sigmas", 0],
+        latent_image=["lq", 2],
+    )
+    return _decoded(prompt, ["sampler", 0], ["x4_vae", 0])
 
 
 def _sampled(prompt: Prompt, model: Link) -> Prompt:

@@ -13,9 +13,11 @@ from pack.tests.support.bad_input import (
     file_rows,
     on,
 )
+from pack.tests.support.bad_input_clips import clip_rows
 from pack.tests.support.bad_input_faces import face_rows
 from pack.tests.support.bad_input_graphs import Prompt, graph, picture
 from pack.tests.support.bad_input_values import batch_rows, mask_rows, picture_rows, training_rows
+from pack.tests.support.bad_input_video import video_rows
 
 LAST_SEED = 2**64 - 1
 NUMBERS = "Numbers"
@@ -215,6 +217,7 @@ def run_rows() -> list[Row]:
                 "ResShiftRestoreImage",
                 "DiffBIRSampler",
                 "DiffBIRRestoreImage",
+                "RestorationVideo",
             ),
             "between steps",
             on(steps=500),
@@ -266,6 +269,8 @@ ROWS: tuple[Row, ...] = (
     *mask_rows(),
     *training_rows(),
     *face_rows(),
+    *video_rows(),
+    *clip_rows(),
     *number_rows(),
     *run_rows(),
 )

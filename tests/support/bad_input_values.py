@@ -431,6 +431,38 @@ def training_rows() -> list[Row]:
             " model; to keep pixels, connect the mask to 'Finish Restoration'.",
             on(large, mask=["mask", 0]),
         ),
+        Row(
+            TRAINING,
+            ("RestorationTrainModel",),
+            "model: not ResShift",
+            "the model connected to 'model' is a …, not a ResShift model. Load one with 'Load"
+            " ResShift Model'.",
+            on(model=["sd", 0]),
+        ),
+        Row(
+            TRAINING,
+            ("RestorationTrainModel",),
+            "latents: of other pictures",
+            "'latents' are 8x8 of 4 channels and those of 'positive' 8x8 of 48 channels. Connect"
+            " latents and positive of one 'ResShift Training Pairs' that got this model.",
+            on(latents=["latent", 0]),
+        ),
+        Row(
+            TRAINING,
+            ("RestorationTrainModel",),
+            "positive: a text",
+            "'positive' has not one degraded picture in each of its entries. Connect latents and"
+            " positive of one 'ResShift Training Pairs' that got this model.",
+            on(positive=["text", 0]),
+        ),
+        Row(
+            TRAINING,
+            ("RestorationTrainModel",),
+            "filename_prefix: outside the folder",
+            "'filename_prefix' is '../model' and names no file inside ComfyUI's"
+            " output/restoration_training; write a name such as 'own_model'.",
+            on(filename_prefix="../model"),
+        ),
     ]
 
 

@@ -76,7 +76,7 @@ class Frontend:
         self.page.wait_for_function("count => app.graph._nodes.length === count", arg=count)
 
     def prompt(self) -> dict[str, Any]:
-        """Return what the page would queue, without notes and what Compare Images shows."""
+        """Return what the page would queue, without notes and what Compare Images and Load Video show."""
         output = self.page.evaluate("async () => (await app.graphToPrompt()).output")
         prompt = {
             key: {"class_type": node["class_type"], "inputs": node["inputs"]}
@@ -86,6 +86,7 @@ class Frontend:
         for node in prompt.values():
             if node["class_type"] == "ImageCompare":
                 node["inputs"]["compare_view"] = None
+            node["inputs"].pop("video-preview", None)  # what Load Video shows
         return prompt
 
     def serialized(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import comfy.sample
 import comfy.samplers
 import numpy as np
 import torch
+from comfy_api.latest import InputImpl, Types
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -69,11 +71,14 @@ SAME = {
     ("ResShiftRestoreImage", "frames_at_once"): "how many share a call changes the memory alone",
     ("DiffBIRRestoreImage", "frames_at_once"): "the same",
     ("HYPIRRestoreImage", "frames_at_once"): "the same",
+    ("RestorationVideo", "frames_at_once"): "the same",
 }
 # Inputs whose second value cannot be run here.
 ELSEWHERE = {
     ("RestorationMetrics", "perceptual"): "needs pyiqa and what it downloads",
     ("RestorationFlicker", "method"): "needs OpenCV",
+    ("RestorationTrainModel", "checkpoint_every"): "seen in files, in test_train_model.py",
+    ("RestorationTrainModel", "filename_prefix"): "the same",
 }
 
 
@@ -132,6 +137,8 @@ class Objects:
         self.esrgan = descriptor(tiny_esrgan())
         self.pictures = picture(16, 24, batch=2)
         self.enlarged = picture(64, 96, batch=2)
+        wide = picture(16, 26, seed=3)
+        self.clip = torch.cat([wide[:, :, :24], wide[:, :, 2:]])
         prepared = comfy.call("ResShiftConditioning", *self.resshift, self.pictures)
         self.prepared = dict(zip(("positive", "negative", "latent"), prepared, strict=False))
         self.condition = {"samples": torch.randn(2, 4, 8, 16, generator=_seeded(1))}
@@ -146,6 +153,7 @@ class Objects:
         self.controlled = dict(zip(names, controlled, strict=False))
         self.photo = picture(64, 96, batch=2)
         (self.faces,) = comfy.call("RestorationFacePoints", self.photo, FACES)
+        self.training = self.train_once()
 
     def rows(self) -> dict[str, Row]:
         """Return a row for every node that has plain inputs."""
@@ -189,6 +197,7 @@ class Objects:
                     "tile_overlap": cut,
                     "tile_choice": cut,
                     "keep_grey": {"image": self.pictures.mean(-1, keepdim=True)},
+                    "steadiness": {"image": self.clip},
                 },
             ),
             "LAControlNetLoader": Row(
@@ -288,6 +297,7 @@ class Objects:
                     "tile_overlap": cut,
                     "tile_choice": cut,
                     "keep_grey": {"image": picture(16, 32).mean(-1, keepdim=True)},
+                    "steadiness": {"image": self.clip},
                     "long_prompt": {"prompt": "a boat " * 60},
                 },
             ),
@@ -323,6 +333,11 @@ class Objects:
                 {"model": self.sd, "tile": 64, "tile_overlap": 16},
                 {"tile": 128, "tile_overlap": 48, "tile_choice": "auto (by memory)"},
             ),
+            "RestorationMovingNoise": Row({"model": model, "frames": self.clip}),
+            "RestorationSteadyFrames": Row(
+                {"model": model, "frames": self.clip},
+                {"strength": 1.0, "start_percent": 0.9, "end_percent": 0.1},
+            ),
             "RestorationColorFix": Row(
                 {"image": self.pictures, "reference": picture(16, 24, seed=3)}
             ),
@@ -356,8 +371,37 @@ class Objects:
                 {"model": model, "vae": vae, "clean": self.enlarged, "degraded": self.pictures},
                 {"every": 1},
             ),
+            "RestorationTrainModel": Row(
+                {**self.training, "steps": 2, "learning_rate": 0.01},
+                {
+                    "steps": 3,
+                    "grad_accumulation_steps": 2,
+                    "resume_from": "every_00001_.safetensors",
+                },
+            ),
             **self.face_rows(),
+            "RestorationVideo": self.video_row(),
         }
+
+    def diffbir(self) -> dict[str, Any]:
+        """Return the inputs that make a node of several models DiffBIR."""
+        return {
+            "model": self.sd,
+            "clip": self.clip,
+            "vae": self.sd_vae,
+            "control_net": self.control,
+            "upscale_model": self.esrgan,
+            "steps": 2,
+        }
+
+    def train_once(self) -> dict[str, Any]:
+        """Leave the checkpoint `every_00001_` of a training and return the inputs it had."""
+        model, vae = self.resshift
+        pairs = self.comfy.call("ResShiftTrainingPairs", model, vae, self.enlarged, self.pictures)
+        given = {"model": model, "latents": pairs[0], "positive": pairs[1]}
+        plain = (1, 0.1, 1, 7, "fp32", 1, "every", "none: begin with the model")
+        self.comfy.call("RestorationTrainModel", *given.values(), *plain)
+        return given
 
     def face_rows(self) -> dict[str, Row]:
         """Return the rows of the nodes for faces in photographs."""
@@ -370,14 +414,6 @@ class Objects:
         aligned, places = self.comfy.call(
             "RestorationFaceAlign", *taken.values(), "all", 0, 5.0, 0.0, 64
         )
-        diffbir = {
-            "model": self.sd,
-            "clip": self.clip,
-            "vae": self.sd_vae,
-            "control_net": self.control,
-            "upscale_model": self.esrgan,
-            "steps": 2,
-        }
         return {
             "RestorationFaceDetect": Row(group, {"smallest": 100, "least_score": 0.99}),
             "RestorationFacePoints": Row({"image": self.photo}, {"points": FACES}),
@@ -392,9 +428,41 @@ class Objects:
             "RestorationFacePhoto": Row(
                 {**taken, **dict(zip(("model", "vae"), self.resshift, strict=True)), "size": 64},
                 {**second, "steps": 2, "batch_noise": SAME_FOR_ALL, "size": 128, "preset": "v1"},
-                {**by_index, "preset": diffbir},
+                {**by_index, "preset": self.diffbir()},
             ),
         }
+
+    def video_row(self) -> Row:
+        """Return the row of the node for videos."""
+        model, vae = self.resshift
+        clip = video_of(picture(8, 12, batch=2))
+        large = {"video": video_of(picture(40, 40, batch=1))}
+        of_diffbir = {**self.diffbir(), "scale": 1.0, "video": video_of(picture(16, 16, batch=1))}
+        own = ("preset", "scale", "prompt", "cfg", "fidelity")
+        return Row(
+            {"video": clip, "model": model, "vae": vae, "steps": 2},
+            {
+                "steps": 3,
+                "color_fix": "luminance",
+                "crf": 40.0,
+                "batch_noise": SAME_FOR_ALL,
+                "steadiness": 0.0,
+                "preset": "v2.1",
+                "scale": 2.0,
+                "tile": 128,
+                "tile_overlap": 32,
+                "tile_choice": "auto (by memory)",
+                "frames_at_once": 2,
+            },
+            {
+                **dict.fromkeys(own, of_diffbir),
+                "tiling": {**large, "tile": 64},
+                "tile": {**large, "tile": 64, "tile_overlap": 16},
+                "tile_overlap": {**large, "tile": 64, "tile_overlap": 16},
+                "tile_choice": {**large, "tile": 64},
+                "keep_grey": {"video": video_of(picture(8, 12).mean(-1, keepdim=True))},
+            },
+        )
 
     def outcome(self, node_id: str, inputs: dict[str, Any]) -> list[Any]:
         """Return what a node made, as tensors and values that can be compared, or its refusal."""
@@ -429,9 +497,13 @@ class Objects:
                 yield from self._flat(part)
         elif isinstance(made, np.ndarray):
             yield torch.from_numpy(made)
+        elif isinstance(made, InputImpl.VideoFromFile):
+            yield made.get_components().images
         elif isinstance(made, comfy.samplers.KSAMPLER):
             one_step = hasattr(made, "strength")
             yield self._sampled(self.resshift[0], made, steps=1 if one_step else 3)
+        elif hasattr(made, "generate_noise"):
+            yield made.generate_noise(self.prepared["latent"])
         elif hasattr(made, "model_sampling") or hasattr(made, "get_model_object"):
             yield from self._of_model(made)
         elif hasattr(made, "cond_hint_original"):
@@ -475,6 +547,11 @@ class Objects:
                 disable_pbar=True,
                 seed=4,
             )
+
+
+def video_of(images: Tensor) -> Any:
+    """Return a VIDEO of pictures, ten a second."""
+    return InputImpl.VideoFromComponents(Types.VideoComponents(images, frame_rate=Fraction(10)))
 
 
 def scratched() -> Tensor:

@@ -118,7 +118,7 @@ def test_the_result_can_be_compared_with_what_it_was_made_from(name: str):
 def test_the_sample_picture_ships_with_the_pack(name: str):
     offered = (PACK_ROOT / "web" / "restoration_samples.js").read_text("utf-8")
     for node in ui_workflow(name)["nodes"]:
-        if node["type"] == "LoadImage":
+        if node["type"] in ("LoadImage", "LoadVideo"):
             picture = node["widgets_values"][0]
             assert (WORKFLOWS / "inputs" / picture).is_file()
             assert f'"{picture}"' in offered
