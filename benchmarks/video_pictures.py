@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         shown = {name: clips[name] for name in ("bicubic", *SHOWN)}
         middle = len(image) // 2
         picture = illustrations.draw_clips(shown, (middle,), arguments.row)
-    picture.save(arguments.output, quality=80)
+    picture.save(arguments.output, quality=60, optimize=True)
     print(f"{arguments.output.stat().st_size:,} bytes, {picture.size[0]}x{picture.size[1]}")
     return 0
 
