@@ -436,6 +436,7 @@ class Objects:
             },
             {
                 **dict.fromkeys(own, of_diffbir),
+                "steadiness": {"video": video_of(self.panned)},
                 "tiling": {**large, "tile": 64},
                 "tile": {**large, "tile": 64, "tile_overlap": 16},
                 "tile_overlap": {**large, "tile": 64, "tile_overlap": 16},
