@@ -138,7 +138,7 @@ class Objects:
         self.pictures = picture(16, 24, batch=2)
         self.enlarged = picture(64, 96, batch=2)
         wide = picture(16, 26, seed=3)
-        self.clip = torch.cat([wide[:, :, :24], wide[:, :, 2:]])
+        self.panned = torch.cat([wide[:, :, :24], wide[:, :, 2:]])
         prepared = comfy.call("ResShiftConditioning", *self.resshift, self.pictures)
         self.prepared = dict(zip(("positive", "negative", "latent"), prepared, strict=False))
         self.condition = {"samples": torch.randn(2, 4, 8, 16, generator=_seeded(1))}
@@ -197,7 +197,7 @@ class Objects:
                     "tile_overlap": cut,
                     "tile_choice": cut,
                     "keep_grey": {"image": self.pictures.mean(-1, keepdim=True)},
-                    "steadiness": {"image": self.clip},
+                    "steadiness": {"image": self.panned},
                 },
             ),
             "LAControlNetLoader": Row(
@@ -297,7 +297,7 @@ class Objects:
                     "tile_overlap": cut,
                     "tile_choice": cut,
                     "keep_grey": {"image": picture(16, 32).mean(-1, keepdim=True)},
-                    "steadiness": {"image": self.clip},
+                    "steadiness": {"image": self.panned},
                     "long_prompt": {"prompt": "a boat " * 60},
                 },
             ),
@@ -333,9 +333,9 @@ class Objects:
                 {"model": self.sd, "tile": 64, "tile_overlap": 16},
                 {"tile": 128, "tile_overlap": 48, "tile_choice": "auto (by memory)"},
             ),
-            "RestorationMovingNoise": Row({"model": model, "frames": self.clip}),
+            "RestorationMovingNoise": Row({"model": model, "frames": self.panned}),
             "RestorationSteadyFrames": Row(
-                {"model": model, "frames": self.clip},
+                {"model": model, "frames": self.panned},
                 {"strength": 1.0, "start_percent": 0.9, "end_percent": 0.1},
             ),
             "RestorationColorFix": Row(
@@ -456,6 +456,7 @@ class Objects:
             },
             {
                 **dict.fromkeys(own, of_diffbir),
+                "steadiness": {"video": video_of(self.panned)},
                 "tiling": {**large, "tile": 64},
                 "tile": {**large, "tile": 64, "tile_overlap": 16},
                 "tile_overlap": {**large, "tile": 64, "tile_overlap": 16},
