@@ -13,6 +13,7 @@ from PIL import Image
 
 from pack.tests.support.bad_input_runs import CASES
 from pack.tests.support.interrupting import run_interrupted
+from pack.tests.support.videos import write_video
 
 if TYPE_CHECKING:
     from pack.tests.support.bad_input_graphs import Prompt
@@ -64,9 +65,12 @@ def with_seed(prompt: Prompt, seed: int) -> Prompt:
     }
 
 
-def shrink_pictures(folder: Path) -> None:
-    """Make the sample pictures small."""
+def shrink_samples(folder: Path) -> None:
+    """Make the sample pictures and the sample clip small."""
     for path in folder.rglob("restoration_*.*"):
+        if path.suffix == ".mp4":
+            write_video(path, 4, width=SMALL[0], side=SMALL[1])
+            continue
         with Image.open(path) as picture:
             small = picture.resize(SMALL)
         small.save(path)
@@ -76,7 +80,7 @@ def test_two_hundred_mixed_runs_leave_memory_files_and_threads_as_they_were(
     wrong_use_server: Server,
 ):
     server = wrong_use_server
-    shrink_pictures(server.base / "input")
+    shrink_samples(server.base / "input")
     workflows = small_prompts()
     cases: dict[str, list] = {"error": [], "interrupted": []}
     for row, node_id in CASES.values():
