@@ -56,6 +56,8 @@ QUICK_TRAINING = {
     "RestorationPairCrops": {"count": 1, "crop": 128},
 }
 
+IS_LOWEST = os.environ.get("PACK_LOWEST") == "1"
+
 
 def api_prompt(name: str) -> dict[str, Any]:
     return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text("utf-8"))
@@ -118,8 +120,9 @@ def check_video(server: Server, run: Run, prompt: dict[str, Any]) -> None:
         return
     sample = audio_of(WORKFLOWS / "inputs" / prompt["3"]["inputs"]["file"])
     heard = audio_of(path)
-    assert heard == sample[: len(heard)]
     assert len(heard) == len(sample) if count == 25 else heard
+    if count == 25 or not IS_LOWEST:  # a trimmed video did not tell its part then
+        assert heard == sample[: len(heard)]
     progress = [data for data in run.of("progress") if data["node"] == "6"]
     assert len({data["max"] for data in progress}) == 1
     assert progress[-1]["value"] == progress[-1]["max"]
@@ -151,8 +154,8 @@ def test_a_workflow_runs_with_progress_and_previews(server: Server, name: str):
 def test_the_interface_form_makes_the_same_prompt_as_the_api_form(server: Server, name: str):
     from comfy_cli.workflow_to_api import convert_ui_to_api
 
-    if os.environ.get("PACK_LOWEST") and name == "restoration_train_lora":
-        pytest.skip("Train LoRA had fewer inputs then")
+    if IS_LOWEST and name in ("restoration_train_lora", "video_steady_frames"):
+        pytest.skip("Train LoRA and Create Video had fewer inputs then")
     converted = convert_ui_to_api(ui_workflow(name), server.get("/object_info"))
     prompt = {
         key: {"class_type": node["class_type"], "inputs": node["inputs"]}
