@@ -16,7 +16,7 @@ from pathlib import Path
 from worker import PACK_ROOT, set_up
 
 TARGET = PACK_ROOT / "docs" / "faces.jpg"
-PIECES = {"astronaut": (20, 0), "crew": (130, 20), "soccer": (40, 80), "women": (400, 10)}
+PIECES = {"astronaut": (20, 0), "crew": (130, 20), "soccer": (420, 60), "women": (400, 10)}
 PIECE = (200, 190)
 
 
