@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from pages import write_section
 from worker import PACK_ROOT, set_up
 
 PAGE = PACK_ROOT / "docs" / "video.md"
@@ -36,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = measure_all(arguments.frames, arguments.only)
     print(text)
     if arguments.write_docs:
-        write_section(PAGE, text)
+        write_section(PAGE, text, MARKS)
     return 0
 
 
@@ -47,15 +46,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 for its default")
     parser.add_argument("--write-docs", action="store_true", help=f"write them to {PAGE.name}")
     return parser.parse_args(argv)
-
-
-def write_section(page: Path, text: str) -> None:
-    """Replace what stands between the marks of a page."""
-    start, end = map(re.escape, MARKS)
-    before = page.read_text(encoding="utf-8")
-    section = f"{MARKS[0]}\n{text}\n{MARKS[1]}"
-    after = re.sub(f"{start}.*{end}", lambda _: section, before, flags=re.DOTALL)
-    page.write_text(after, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pages import write_section
 from run import BenchError, in_mib, run_worker
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "one-call.md"
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = format_table(machine, found, side)
     print(text)
     if arguments.write_docs:
-        write_section(PAGE, text)
+        write_section(PAGE, text, MARKS)
     return 0
 
 
@@ -132,15 +132,6 @@ def format_table(machine: Found, found: Sequence[Found], side: int) -> str:
 def format_ratio(ratio: float) -> str:
     """Return a ratio in three digits, or in whole numbers."""
     return f"{ratio:.3g}" if ratio < 1000 else f"{ratio:.0f}"
-
-
-def write_section(page: Path, text: str) -> None:
-    """Replace what stands between the marks of a page."""
-    start, end = map(re.escape, MARKS)
-    before = page.read_text(encoding="utf-8")
-    section = f"{MARKS[0]}\n{text}\n{MARKS[1]}"
-    after = re.sub(f"{start}.*{end}", lambda _: section, before, flags=re.DOTALL)
-    page.write_text(after, encoding="utf-8")
 
 
 if __name__ == "__main__":

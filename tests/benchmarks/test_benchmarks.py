@@ -171,7 +171,7 @@ def test_the_comparison_gives_times_as_ratios_to_the_fastest(one_call, tmp_path)
     assert "RSD = 1" in text
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- measured -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
-    one_call.write_section(page, text)
+    one_call.write_section(page, text, one_call.MARKS)
     written = page.read_text("utf-8")
     assert text in written
     assert "old" not in written

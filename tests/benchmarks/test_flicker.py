@@ -42,7 +42,7 @@ def test_tables_are_written_between_the_marks_of_the_page(monkeypatch, tmp_path:
     assert all(mark in flicker.PAGE.read_text("utf-8") for mark in flicker.MARKS)
     page = tmp_path / "page.md"
     page.write_text(f"before\n{flicker.MARKS[0]}\nold\n{flicker.MARKS[1]}\nafter\n", "utf-8")
-    flicker.write_section(page, "new")
-    flicker.write_section(page, "newer")
+    flicker.write_section(page, "new", flicker.MARKS)
+    flicker.write_section(page, "newer", flicker.MARKS)
     expected = f"before\n{flicker.MARKS[0]}\nnewer\n{flicker.MARKS[1]}\nafter\n"
     assert page.read_text("utf-8") == expected
