@@ -460,6 +460,6 @@ def test_three_hundred_frames_need_the_memory_of_ten_and_of_what_the_encoder_loo
         for frames in (10, 100, 300)
     )
     assert three_hundred < hundred + 30 * 1024
-    # x264 holds some 60 frames of 1280x720 before it gives the first, 2.5 MiB each with what it
+    # x264 holds some 20 frames of 1280x720 before it gives the first, 2.5 MiB each with what it
     # makes of them; a part has one frame more. 290 frames would be 3 GiB.
-    assert three_hundred < ten + 200 * 1024
+    assert three_hundred < ten + 90 * 1024
