@@ -34,6 +34,23 @@ def _prediction_for_nan(args: dict[str, Any]) -> Tensor:
     return torch.where(denoised.isnan(), args["cond_denoised"], denoised)
 
 
+def _keeping_what_is_kept(extra_args: dict[str, Any]) -> dict[str, Any]:
+    """Return a sampler's arguments whose mask function lets nothing change where the mask is 0.
+
+    Differential Diffusion's lets all change at the model's smallest sigma, which other models reach
+    with some schedulers only, and which each run of a ResShift ends with.
+    """
+    options = extra_args.get("model_options", {})
+    function = options.get("denoise_mask_function")
+    if function is None:
+        return extra_args
+
+    def mask_of(sigma: Tensor, mask: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        return function(sigma, mask, extra_options=extra_options) * (mask > 0)
+
+    return {**extra_args, "model_options": {**options, "denoise_mask_function": mask_of}}
+
+
 def _end_clean(
     executor: Any,
     model_wrap: Any,
@@ -47,6 +64,7 @@ def _end_clean(
 ) -> Tensor:
     sampler = executor.class_obj
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    extra_args = _keeping_what_is_kept(extra_args)
     rest = (model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask)
     if len(sigmas) < 2 or sigmas[-1] != 0:
         return executor(*rest, disable_pbar)

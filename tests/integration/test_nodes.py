@@ -443,3 +443,25 @@ def test_finished_pictures_lose_nothing_where_save_image_truncates(comfy: InProc
     options = (0, 1, 1.0, "none", "different per image", "off", 64, 16)
     (restored,) = comfy.call("ResShiftRestoreImage", model, vae, image, *options)
     assert torch.equal((restored * 255).floor(), (restored * 255).round())
+
+
+@pytest.mark.parametrize("scheduler", ["simple", "normal", "karras"])
+def test_differential_diffusion_keeps_what_lies_under_mask_0(comfy: InProcessComfy, scheduler: str):
+    from pack.tests.support.graph import Graph, bundled, ksampler, output, resshift_conditioning
+    from pack.tests.support.tiny import picture
+
+    graph = Graph(comfy)
+    model, vae = bundled(graph, "fp32")
+    conditioning = resshift_conditioning(graph, model, vae, picture(16, 32))
+    mask = torch.zeros(1, 64, 128)
+    mask[..., 64:] = torch.linspace(0, 1, 64)
+    masked = graph(
+        "SetLatentNoiseMask", samples=output(conditioning, 2), mask=graph.give("MASK", mask)
+    )
+    model = graph("DifferentialDiffusion", model=model, strength=1.0)
+    made = ksampler(graph, model, conditioning, latent_image=masked, scheduler=scheduler)
+    before, after = graph.run(latent=output(conditioning, 2), made=made)
+    moved = (after["samples"] - before["samples"]).abs()
+    half = moved.shape[-1] // 2 - 1  # the mask is reduced with its neighbours
+    assert moved[..., :half].max() < 1e-6  # rounding of adding and taking away the noise
+    assert moved[..., half + 2 :].max() > 0.01
