@@ -24,7 +24,6 @@ from ..pipelines.steady_frames import Steadiness
 from ..pipelines.tiles import DIFFBIR_TILINGS, TILES, TileChoice, TileSettings, Tiling
 from .messages import names_its_node
 from .widgets import (
-    MAX_SCALE,
     batch_noise_input,
     cfg_input,
     color_fix_input,
@@ -36,6 +35,7 @@ from .widgets import (
     preset_input,
     restored_image_input,
     sampler_input,
+    scale_input,
     scheduler_input,
     seed_input,
     steadiness_input,
@@ -86,16 +86,9 @@ class DiffBIRRestoreImage(io.ComfyNode):
                 restored_image_input(),
                 preset_input(),
                 seed_input(),
-                io.Float.Input(
-                    "scale",
-                    default=4.0,
-                    min=0.1,
-                    max=MAX_SCALE,
-                    step=0.1,
-                    tooltip=(
-                        "Side of the result over that of the image; 1 for an aligned face of 512"
-                        " pixels and for denoising."
-                    ),
+                scale_input(
+                    "Side of the result over that of the image; 1 for an aligned face of 512"
+                    " pixels and for denoising."
                 ),
                 io.String.Input(
                     "prompt",

@@ -23,11 +23,11 @@ from ..samplers.discrete import TRAINING_STEPS
 from .files import find_file
 from .messages import names_its_node
 from .widgets import (
-    MAX_SCALE,
     color_fix_input,
     frames_at_once_input,
     keep_grey_input,
     restored_image_input,
+    scale_input,
     tile_choice_input,
     tile_input,
     tile_overlap_input,
@@ -162,14 +162,7 @@ class HYPIRRestoreImage(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The CLIP of the checkpoint."),
                 io.Vae.Input("vae", tooltip="The VAE of the checkpoint."),
                 restored_image_input(),
-                io.Float.Input(
-                    "scale",
-                    default=4.0,
-                    min=0.1,
-                    max=MAX_SCALE,
-                    step=0.1,
-                    tooltip="Side of the result over that of the image.",
-                ),
+                scale_input("Side of the result over that of the image."),
                 io.String.Input(
                     "prompt",
                     default="",

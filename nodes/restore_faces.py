@@ -27,7 +27,13 @@ from .faces import (
     strength_input,
 )
 from .messages import names_its_node
-from .widgets import batch_noise_input, preset_input, resshift_steps_input, seed_input
+from .widgets import (
+    batch_noise_input,
+    diffbir_parts,
+    preset_input,
+    resshift_steps_input,
+    seed_input,
+)
 
 
 class RestorationFacePhoto(io.ComfyNode):
@@ -101,17 +107,7 @@ class RestorationFacePhoto(io.ComfyNode):
                     ),
                 ),
                 allowed_mask_input(),
-                io.Clip.Input("clip", optional=True, tooltip="For DiffBIR: the checkpoint's CLIP."),
-                io.ControlNet.Input(
-                    "control_net",
-                    optional=True,
-                    tooltip="For DiffBIR: from Load LAControlNet (DiffBIR).",
-                ),
-                io.UpscaleModel.Input(
-                    "upscale_model",
-                    optional=True,
-                    tooltip="For DiffBIR: the network of stage 1, face_swinir_v1 for faces.",
-                ),
+                *diffbir_parts(users="DiffBIR", stage_one=", face_swinir_v1 for faces."),
                 preset_input(),
             ],
             outputs=[

@@ -23,15 +23,16 @@ from ..pipelines.steady_frames import Steadiness
 from ..pipelines.tiles import TILES, TileChoice, TileSettings, Tiling
 from .messages import names_its_node
 from .widgets import (
-    MAX_SCALE,
     batch_noise_input,
     cfg_input,
+    diffbir_parts,
     fidelity_input,
     frames_at_once_input,
     keep_grey_input,
     preset_input,
     randomness_input,
     resshift_steps_input,
+    scale_input,
     seed_input,
     steadiness_input,
     tile_choice_input,
@@ -121,16 +122,9 @@ class RestorationVideo(io.ComfyNode):
                 tile_input(),
                 tile_overlap_input(),
                 preset_input(),
-                io.Float.Input(
-                    "scale",
-                    default=4.0,
-                    min=0.1,
-                    max=MAX_SCALE,
-                    step=0.1,
-                    tooltip=(
-                        "Of DiffBIR and HYPIR: side of the result over that of the video. ResShift"
-                        " models have their own."
-                    ),
+                scale_input(
+                    "Of DiffBIR and HYPIR: side of the result over that of the video. ResShift"
+                    " models have their own."
                 ),
                 io.String.Input(
                     "prompt",
@@ -140,19 +134,7 @@ class RestorationVideo(io.ComfyNode):
                 ),
                 cfg_input(),
                 fidelity_input(),
-                io.Clip.Input(
-                    "clip", optional=True, tooltip="For DiffBIR and HYPIR: the checkpoint's CLIP."
-                ),
-                io.ControlNet.Input(
-                    "control_net",
-                    optional=True,
-                    tooltip="For DiffBIR: from Load LAControlNet (DiffBIR).",
-                ),
-                io.UpscaleModel.Input(
-                    "upscale_model",
-                    optional=True,
-                    tooltip="For DiffBIR: the network of stage 1. HYPIR does without.",
-                ),
+                *diffbir_parts(users="DiffBIR and HYPIR", stage_one=". HYPIR does without."),
                 tile_choice_input(),
                 frames_at_once_input(),
                 keep_grey_input(),

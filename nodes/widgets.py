@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.samplers
 from comfy_api.latest import io
 
@@ -330,3 +332,28 @@ def repeat_input(name: str) -> io.Int.Input:
         advanced=True,
         tooltip="Pulls in each step, each from where the one before ended; 5 with DiffBIR v1.",
     )
+
+
+def scale_input(tooltip: str) -> io.Float.Input:
+    """Return the input for the size of a result over its input's."""
+    return io.Float.Input("scale", default=4.0, min=0.1, max=MAX_SCALE, step=0.1, tooltip=tooltip)
+
+
+def diffbir_parts(*, users: str, stage_one: str) -> list[Any]:
+    """Return the inputs of DiffBIR's networks besides MODEL and VAE, for nodes that do without.
+
+    Args:
+        users: Which models need the CLIP.
+        stage_one: What the tooltip says of stage 1's network.
+    """
+    return [
+        io.Clip.Input("clip", optional=True, tooltip=f"For {users}: the checkpoint's CLIP."),
+        io.ControlNet.Input(
+            "control_net", optional=True, tooltip="For DiffBIR: from Load LAControlNet (DiffBIR)."
+        ),
+        io.UpscaleModel.Input(
+            "upscale_model",
+            optional=True,
+            tooltip=f"For DiffBIR: the network of stage 1{stage_one}",
+        ),
+    ]
