@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from ..model_loaders.networks.swin import key_in_files
 from ..model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
 from ..model_loaders.networks.vq import VQAutoencoder, VQConfig
 
@@ -37,8 +38,8 @@ def write_checkpoints(folder: Path, *, tiny: bool) -> None:
 
 
 def random_weights(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return weights that keep activations near unit size, so that no number is denormal."""
-    weights = network.state_dict()
+    """Return weights of a file that keep activations near unit size, so no number is denormal."""
+    weights = {key_in_files(key): weight for key, weight in network.state_dict().items()}
     for key, weight in weights.items():
         if weight.ndim == 1:
             weight.fill_(1.0 if key.endswith(".weight") else 0.0)

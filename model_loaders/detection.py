@@ -15,6 +15,7 @@ from .checkpoint import (
     not_the_network,
 )
 from .networks.compact import CompactConfig
+from .networks.swin import TABLE_IN_FILES, key_in_network
 from .networks.swin_unet import CONDITION_BASE_CHANNELS, SwinUNetConfig
 from .networks.vq import VQConfig
 
@@ -22,7 +23,7 @@ BUFFER_SUFFIXES = (".relative_position_index", ".attn_mask")
 
 
 MIDDLE_SWIN = "middle_block.1."
-BIAS_TABLE = f"{MIDDLE_SWIN}blocks.0.attn.relative_position_bias_table"
+BIAS_TABLE = f"{MIDDLE_SWIN}blocks.0.attn.{TABLE_IN_FILES}"
 HIDDEN_LAYER = f"{MIDDLE_SWIN}blocks.0.mlp.fc1.weight"
 # Tensors by which ResShift's UNet is known.
 SWIN_UNET_KEYS = (
@@ -96,10 +97,8 @@ def detect_swin_unet(
             " preset's: noise, as students of RSD see. Choose a preset of RSD",
         )
 
-    tables = {
-        key: shape for key, shape in shapes.items() if key.endswith(".relative_position_bias_table")
-    }
-    window_size = max(_window_of(shape) for shape in tables.values())
+    tables = [shape for key, shape in shapes.items() if key.endswith(f".{TABLE_IN_FILES}")]
+    window_size = max(_window_of(shape) for shape in tables)
     embed_dim = shapes[f"{MIDDLE_SWIN}patch_embed.proj.weight"][0]
     first = levels[0][0]
     first_block = f"input_blocks.{first}.0."
@@ -180,9 +179,16 @@ def detect_vq(state_dict: dict[str, Tensor], path: Path) -> VQConfig:
     )
 
 
-def without_buffers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights without the tables that the network computes itself."""
-    return {key: tensor for key, tensor in state_dict.items() if not key.endswith(BUFFER_SUFFIXES)}
+def swin_unet_weights(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a file under their names in the network.
+
+    The tables that the network computes itself are left out.
+    """
+    return {
+        key_in_network(key): tensor
+        for key, tensor in state_dict.items()
+        if not key.endswith(BUFFER_SUFFIXES)
+    }
 
 
 def _detect_start(shapes: dict[str, tuple[int, ...]], path: Path) -> CompactConfig | None:

@@ -25,7 +25,7 @@ from .checkpoint import (
     read_checkpoint,
     refuses_broken_weights,
 )
-from .detection import check_swin_unet, detect_swin_unet, detect_vq, without_buffers
+from .detection import check_swin_unet, detect_swin_unet, detect_vq, swin_unet_weights
 from .networks.exact_norm import make_norms_exact
 from .networks.pixel_latent import PixelLatent
 from .networks.swin_unet import SwinUNet, SwinUNetConfig
@@ -81,7 +81,7 @@ def load_resshift(
         UnsupportedCheckpointError: If it is not a ResShift model.
     """
     checkpoint = read_checkpoint(path, inner_prefix="model.diffusion_model.")
-    weights = without_buffers(checkpoint.state_dict)
+    weights = swin_unet_weights(checkpoint.state_dict)
     weights.pop(RECORD_KEY, None)
     check_swin_unet(checkpoint.state_dict, path)
     record = find_record(checkpoint, preset)
@@ -147,8 +147,8 @@ def copy_for_training(model: Any) -> comfy.model_patcher.ModelPatcher:
 def copy_with_weights(model: Any, weights: dict[str, torch.Tensor]) -> Any:
     """Return a ResShift MODEL like another with weights of its own.
 
-    They are not patches: ComfyUI applies none to parameters of modules that hold modules, as the
-    position biases of windows are.
+    They are not patches, which ComfyUI keeps beside the weights they replace and rounds to 16 bits
+    at random, so that the MODEL would differ from its own file.
 
     Args:
         model: A MODEL of `load_resshift`, or a clone; its wrappers are kept, and its patches on

@@ -18,6 +18,7 @@ from ..images.padding import multiple_above
 from ..samplers.noise_beside import noise_beside
 from ..samplers.places import places_in_batch
 from .checkpoint import RECORD_KEY
+from .networks.swin import key_in_files
 from .networks.swin_unet import SwinUNet, SwinUNetConfig
 from .record import ResShiftRecord, record_tensor
 from .resshift_sampling import ResShiftSampling, check_sampling
@@ -269,9 +270,12 @@ class ResShiftModel(comfy.model_base.BaseModel):
         vae_state_dict: dict[str, Tensor] | None = None,
         clip_vision_state_dict: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Return the tensors of a saved file, the record among them."""
+        """Return the tensors of a saved file under the names of released ones, and the record."""
         state_dict = super().state_dict_for_saving(
-            unet_state_dict, clip_state_dict, vae_state_dict, clip_vision_state_dict
+            {key_in_files(key): weight for key, weight in unet_state_dict.items()},
+            clip_state_dict,
+            vae_state_dict,
+            clip_vision_state_dict,
         )
         record = self.record.with_schedule(self.model_sampling.schedule)
         record = replace(record, predict_type=self.model_sampling.predict_type)

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..model_loaders.checkpoint import read_checkpoint
+from ..model_loaders.networks.swin import key_in_files
 
 INNER_PREFIX = "model.diffusion_model."
 NETWORK_PREFIX = "diffusion_model."
@@ -115,7 +116,9 @@ def write_state(path: Path, network: Any, state: TrainingState) -> None:
     own |= {key.removeprefix(NETWORK_PREFIX): weight for key, weight in state.weights.items()}
     tensors = network.state_dict_for_saving(own)
     for name, values in (("mean", state.means), ("square", state.squares)):
-        tensors |= {f"{TRAINING_PREFIX}{name}.{key}": value for key, value in values.items()}
+        tensors |= {
+            f"{TRAINING_PREFIX}{name}.{key_in_files(key)}": value for key, value in values.items()
+        }
     tensors[TRAINING_PREFIX + LOSSES_KEY] = torch.tensor(state.losses, dtype=torch.float64)
     unfinished = path.with_suffix(".part")
     try:
@@ -150,9 +153,9 @@ def read_state(path: Path, network: nn.Module) -> TrainingState:
     inner = read_checkpoint(path, inner_prefix=INNER_PREFIX, holder_prefixes=()).state_dict
     parameters = trained_parameters(network)
     read = [
-        {key: inner.get(key.removeprefix(NETWORK_PREFIX)) for key in parameters},
-        {key: beside.get(f"mean.{key}") for key in parameters},
-        {key: beside.get(f"square.{key}") for key in parameters},
+        {key: inner.get(key_in_files(key).removeprefix(NETWORK_PREFIX)) for key in parameters},
+        {key: beside.get(f"mean.{key_in_files(key)}") for key in parameters},
+        {key: beside.get(f"square.{key_in_files(key)}") for key in parameters},
     ]
     found: list[dict[str, Tensor]] = []
     for tensors in read:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ..model_loaders.networks.swin import TABLE_IN_NETWORK
+
 # Coefficients of the quintic Newton-Schulz iteration that pushes singular values towards 1.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
@@ -90,6 +92,6 @@ def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Pa
     matrices, rest = [], []
     for name, parameter in network.named_parameters():
         is_inner = not name.startswith(("input_blocks.0.", "out."))
-        is_matrix = parameter.ndim >= 2 and not name.endswith("relative_position_bias_table")
+        is_matrix = parameter.ndim >= 2 and not name.endswith(TABLE_IN_NETWORK)
         (matrices if is_inner and is_matrix else rest).append(parameter)
     return matrices, rest

@@ -17,7 +17,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 
 from ..model_loaders.networks.compact import CompactConfig, CompactNet
-from ..model_loaders.networks.swin import SwinBlock, SwinLayer
+from ..model_loaders.networks.swin import TABLE_IN_NETWORK, SwinBlock, SwinLayer, key_in_network
 from ..model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
 from ..model_loaders.record import PIXEL_LATENT, ResShiftRecord
 from ..samplers.chain import predict_x_0, prior_sample, scale_input
@@ -70,7 +70,7 @@ def build_network() -> SwinUNet:
     config = replace(CONFIG, start=None)
     network = SwinUNet(config, operations=comfy.ops.disable_weight_init)
     for name, parameter in network.named_parameters():
-        if name.endswith(("bias", "relative_position_bias_table")):
+        if name.endswith(("bias", TABLE_IN_NETWORK)):
             nn.init.zeros_(parameter)
         elif parameter.ndim == 1:
             nn.init.ones_(parameter)  # weights of norms
@@ -260,5 +260,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def trained_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a file without those of the start."""
-    return {name: w for name, w in weights.items() if not name.startswith(START_PREFIX)}
+    """Return the weights of a file without those of the start, by their names in the network."""
+    return {
+        key_in_network(name): weight
+        for name, weight in weights.items()
+        if not name.startswith(START_PREFIX)
+    }

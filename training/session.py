@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..model_loaders.networks.swin import key_in_files
 from ..model_loaders.resshift import BUNDLED_MODEL_PATH
 from .curve import draw_curve
 from .data import credits_line, fetch_photographs, pack_photographs
@@ -159,7 +160,8 @@ def keep(
         "credits": "; ".join([credits_line(), START_CREDIT, TEACHER_CREDIT, FEATURE_CREDIT]),
         "training": trainer.summary(),
     }
-    weights = {name: tensor.cpu() for name, tensor in trainer.average.state_dict().items()}
+    averaged = trainer.average.state_dict().items()
+    weights = {key_in_files(name): tensor.cpu() for name, tensor in averaged}
     weights |= {f"{START_PREFIX}{name}": tensor for name, tensor in start_weights.items()}
     minutes = round(trainer.seconds / 60)
     save_weights(run_folder / f"export_{minutes:04d}.safetensors", weights, notes)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import comfy.ops
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .own_weight import OwnWeight
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,12 @@ class CompactConfig:
     scale: int = 4
 
 
-class ParametricReLU(nn.Module):
+class ParametricReLU(OwnWeight):
     """Identity above 0, a learned slope for each channel below it."""
 
-    def __init__(
-        self, channels: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None
-    ):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels, dtype=dtype, device=device))
-
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x` (B, C, H, W) with its values below 0 times the slopes."""
-        return F.prelu(x, comfy.ops.cast_to_input(self.weight, x))
+        """Return `x` (B, C, H, W) with its values below 0 times the slopes, `weight` (C,)."""
+        return self.apply_weight(x, lambda slopes: F.prelu(x, slopes))
 
 
 class CompactNet(nn.Module):

@@ -11,11 +11,26 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.ops
 import torch
 import torch.nn.functional as F
 from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
+
+from .own_weight import OwnWeight
+
+# Released files name a table after the attention that holds it.
+TABLE_IN_FILES = "relative_position_bias_table"
+TABLE_IN_NETWORK = f"{TABLE_IN_FILES}.weight"
+
+
+def key_in_network(key: str) -> str:
+    """Return the name in the network of a tensor that files call `key`."""
+    return f"{key}.weight" if key.endswith(TABLE_IN_FILES) else key
+
+
+def key_in_files(key: str) -> str:
+    """Return the name in files of a tensor that the network calls `key`."""
+    return key.removesuffix(".weight") if key.endswith(TABLE_IN_NETWORK) else key
 
 
 def relative_position_index(window_size: int) -> Tensor:
@@ -50,9 +65,26 @@ def _token_coordinates(window_size: int) -> tuple[Tensor, Tensor]:
     return torch.div(tokens, window_size, rounding_mode="floor"), tokens % window_size
 
 
+class PositionBias(OwnWeight):
+    """The learned bias of each relative position, for each head."""
+
+    def forward(self, heads: Tensor, windows: Tensor) -> Tensor:
+        """Return the table with a row for each head, `(heads, positions)`.
+
+        It is a linear layer on one-hot rows whose product is left out, so that adapters that
+        ComfyUI puts beside a layer ("bypass") find what they find in other layers.
+
+        Args:
+            heads: `(heads, heads)` one-hot rows, read by such adapters alone.
+            windows: Decides device and dtype.
+        """
+        return self.apply_weight(windows, lambda table: table.clone().T)
+
+
 class WindowAttention(nn.Module):
     """Multi-head attention inside windows with a learned bias per relative position."""
 
+    heads: Tensor
     index: Tensor
     mask: Tensor
 
@@ -70,11 +102,12 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.shift = shift
+        self.relative_position_bias_table = PositionBias(
+            (2 * window_size - 1) ** 2, num_heads, dtype=dtype, device=device
+        )
         self.qkv = operations.Linear(embed_dim, 3 * embed_dim, dtype=dtype, device=device)
         self.proj = operations.Linear(embed_dim, embed_dim, dtype=dtype, device=device)
-        self.relative_position_bias_table = nn.Parameter(
-            torch.empty((2 * window_size - 1) ** 2, num_heads, dtype=dtype, device=device)
-        )
+        self.register_buffer("heads", torch.eye(num_heads), persistent=False)
         # Not persistent: released files carry these tables, converted ones need not.
         self.register_buffer("index", relative_position_index(window_size), persistent=False)
         self.register_buffer("mask", shift_mask(window_size, shift), persistent=False)
@@ -105,8 +138,9 @@ class WindowAttention(nn.Module):
         return self.proj(attended)
 
     def _position_bias(self, windows: Tensor) -> Tensor:
-        table = comfy.ops.cast_to_input(self.relative_position_bias_table, windows)
-        bias = table[self.index.to(table.device)]  # (N, N, heads)
+        heads, index = self.heads.to(windows.device), self.index.to(windows.device)
+        table = self.relative_position_bias_table(heads, windows)  # (heads, positions)
+        bias = F.embedding(index, table.T).to(windows.dtype)  # (N, N, heads)
         return bias.permute(2, 0, 1).unsqueeze(0).contiguous()
 
     def _attend(

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.ops
 import torch
 from comfy.ldm.modules.diffusionmodules.model import Decoder, Encoder, pytorch_attention
 from torch import Tensor, nn
@@ -84,7 +83,8 @@ class Codebook(nn.Module):
         return quantised.movedim(-1, 1).to(latent.dtype)
 
     def _codes(self, latent: Tensor) -> Tensor:
-        return comfy.ops.cast_to_input(self.embedding.weight, latent)
+        every = torch.arange(self.embedding.num_embeddings, device=latent.device)
+        return self.embedding(every, out_dtype=latent.dtype).to(latent)  # (num_codes, embed_dim)
 
 
 class VQAutoencoder(nn.Module):

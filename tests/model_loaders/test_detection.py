@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from pack.model_loaders.checkpoint import Checkpoint, UnsupportedCheckpointError, check_weights
-from pack.model_loaders.detection import detect_swin_unet, detect_vq, without_buffers
+from pack.model_loaders.detection import detect_swin_unet, detect_vq, swin_unet_weights
+from pack.model_loaders.networks.swin import key_in_files
 from pack.model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
 from pack.model_loaders.networks.vq import VQAutoencoder, VQConfig
 from pack.tests.support.golden import GOLDEN, golden_manifest
 from pack.tests.support.tiny import (
+    BUFFERS,
     OPERATIONS,
     STARTED_UNET,
     TINY_UNET,
@@ -63,9 +65,14 @@ def build(config: SwinUNetConfig) -> SwinUNet:
     return SwinUNet(config, device=META, operations=OPERATIONS)
 
 
+def in_files(network: SwinUNet) -> dict[str, Tensor]:
+    """Return the weights of a network by their names in files."""
+    return {key_in_files(key): weight for key, weight in network.state_dict().items()}
+
+
 def with_reference_buffers(network: SwinUNet) -> dict[str, Tensor]:
     """Return the state dict as the reference would save it, tables and masks included."""
-    state_dict = dict(network.state_dict())
+    state_dict = in_files(network)
     config = network.config
     for key in list(state_dict):
         if not key.endswith(".attn.relative_position_bias_table"):
@@ -100,7 +107,7 @@ def side_of(layer: str, config: SwinUNetConfig) -> int:
 @pytest.mark.parametrize("config", UNET_CONFIGS.values(), ids=UNET_CONFIGS)
 def test_a_unet_is_detected_from_its_own_state_dict(config):
     network = build(config)
-    detected = detect_swin_unet(network.state_dict(), PATH, image_size=config.image_size)
+    detected = detect_swin_unet(in_files(network), PATH, image_size=config.image_size)
     assert detected == config
 
 
@@ -114,7 +121,7 @@ NOISE_CONFIGS = {
 
 @pytest.mark.parametrize("config", NOISE_CONFIGS.values(), ids=NOISE_CONFIGS)
 def test_channels_of_noise_are_counted_where_the_record_names_them(config):
-    weights = build(config).state_dict()
+    weights = in_files(build(config))
     detected = detect_swin_unet(weights, PATH, image_size=config.image_size, noise_channels=1)
     assert detected == config
 
@@ -126,16 +133,16 @@ def test_a_network_without_noise_is_not_taken_for_one_with_it(stages: int, mask:
     config = replace(TINY_UNET, condition_stages=stages, cond_mask=mask)
     if (stages, mask) == (0, True):
         noisy = replace(TINY_UNET, noise_channels=1)
-        assert detect_swin_unet(build(config).state_dict(), PATH, noise_channels=1) == replace(
+        assert detect_swin_unet(in_files(build(config)), PATH, noise_channels=1) == replace(
             noisy, image_size=64
         )
         return
     with pytest.raises(UnsupportedCheckpointError, match=r"none of them of noise.*another preset"):
-        detect_swin_unet(build(config).state_dict(), PATH, noise_channels=1)
+        detect_swin_unet(in_files(build(config)), PATH, noise_channels=1)
 
 
 def test_noise_beside_an_image_of_twice_the_size_is_told_without_a_record():
-    weights = build(NOISE_CONFIGS["noise beside an image of twice the size"]).state_dict()
+    weights = in_files(build(NOISE_CONFIGS["noise beside an image of twice the size"]))
     with pytest.raises(UnsupportedCheckpointError, match=r"36 channels.*Choose a preset of RSD"):
         detect_swin_unet(weights, PATH)
 
@@ -153,11 +160,11 @@ def test_with_the_references_masks_the_trained_size_is_detected_too(config):
 @pytest.mark.parametrize("buffers", [True, False], ids=["with buffers", "without buffers"])
 def test_every_released_unet_builds_from_its_shapes_alone(name, buffers):
     state_dict = manifest_state_dict(name)
-    weights = without_buffers(state_dict)
+    weights = swin_unet_weights(state_dict)
     assert len(state_dict) - len(weights) == 24
     parameters = golden_manifest(f"resshift/manifests/{name}")["num_parameters"]
     assert sum(tensor.numel() for tensor in weights.values()) == parameters
-    source = state_dict if buffers else weights
+    source = state_dict if buffers else without_buffers(state_dict)
     network = build(detect_swin_unet(source, PATH))
     check_weights(network, Checkpoint(PATH, source), weights)
     assert network.config == {
@@ -177,6 +184,10 @@ def test_the_released_masks_have_the_shapes_that_the_reference_gives_them(name):
     state_dict = manifest_state_dict(name)
     made = with_reference_buffers(build(detect_swin_unet(state_dict, PATH)))
     assert {k: v.shape for k, v in made.items()} == {k: v.shape for k, v in state_dict.items()}
+
+
+def without_buffers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in state_dict.items() if not key.endswith(BUFFERS)}
 
 
 def manifest_state_dict(name: str) -> dict[str, Tensor]:
@@ -263,7 +274,7 @@ def test_other_files_are_no_vq_autoencoder_and_say_where_they_belong(state_dict,
 
 def check_unet(weights: dict[str, Tensor]) -> None:
     network = build(detect_swin_unet(weights, PATH))
-    check_weights(network, Checkpoint(PATH, weights), weights)
+    check_weights(network, Checkpoint(PATH, weights), swin_unet_weights(weights))
 
 
 def check_vq(weights: dict[str, Tensor]) -> None:

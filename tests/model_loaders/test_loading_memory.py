@@ -14,6 +14,7 @@ from torch import nn
 
 from pack.benchmarks.weights import PRESET, RELEASED_UNET, RELEASED_VQ
 from pack.model_loaders.checkpoint import read_checkpoint
+from pack.model_loaders.networks.swin import key_in_files
 from pack.model_loaders.networks.swin_unet import SwinUNet
 from pack.model_loaders.networks.vq import VQAutoencoder
 from pack.model_loaders.resshift import load_resshift, load_vq_vae
@@ -32,7 +33,8 @@ UNET = replace(RELEASED_UNET, model_channels=96)
 
 def save(network: nn.Module, path: Path) -> int:
     """Write a file with constant weights of a network and return their bytes."""
-    weights = {key: torch.full_like(value, 0.01) for key, value in network.state_dict().items()}
+    state_dict = network.state_dict().items()
+    weights = {key_in_files(key): torch.full_like(value, 0.01) for key, value in state_dict}
     if path.suffix == ".safetensors":
         save_file(weights, path)
     else:

@@ -30,6 +30,7 @@ from pack.tests.support.tiny import (
     TINY_RECORD,
     TINY_UNET,
     TINY_VQ,
+    in_network,
     picture,
     random_unet_weights,
     random_vq_weights,
@@ -70,7 +71,7 @@ def test_a_checkpoint_becomes_a_model_with_its_record_and_sizes(tmp_path, caplog
 def test_the_weights_are_the_files(tmp_path):
     model = load_resshift(save_unet(tmp_path))
     loaded = model.model.diffusion_model.state_dict()
-    for key, tensor in random_unet_weights().items():
+    for key, tensor in in_network(random_unet_weights()).items():
         assert torch.equal(loaded[key], tensor)
 
 

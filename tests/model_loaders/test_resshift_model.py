@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfy.cli_args import args
-from comfy_extras.nodes_model_merging import save_checkpoint
-from safetensors.torch import save_file
+from comfy_extras.nodes_model_merging import ModelMergeSimple, save_checkpoint
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pack.images.resize import enlarge_bicubic
@@ -27,8 +27,10 @@ from pack.samplers.schedules import ResShiftSchedule
 from pack.tests.support.golden import assert_close
 from pack.tests.support.objects import denoise, folded_pair, started_pair, tiny_pair
 from pack.tests.support.tiny import (
+    FOLDED_RECORD,
     INPAINT_RECORD,
     INPAINT_UNET,
+    STARTED_UNET,
     TINY_RECORD,
     TINY_UNET,
     build_unet,
@@ -147,13 +149,7 @@ PATCHED_KEYS = (
     f"{BLOCK}.norm1.weight",
     f"{BLOCK}.attn.qkv.weight",
     f"{BLOCK}.mlp.fc1.bias",
-)
-# ComfyUI moves and patches the weights of modules without children only.
-TABLE_KEY = pytest.param(
-    f"{BLOCK}.attn.relative_position_bias_table",
-    marks=pytest.mark.xfail(
-        strict=True, reason="ComfyUI patches no parameter of a module that has children"
-    ),
+    f"{BLOCK}.attn.relative_position_bias_table.weight",
 )
 
 
@@ -189,7 +185,7 @@ def test_a_partly_loaded_model_predicts_the_same(tmp_path):
     assert_close(predict(load_partially(model)), expected, ROUNDING)
 
 
-@pytest.mark.parametrize("key", [*PATCHED_KEYS, TABLE_KEY])
+@pytest.mark.parametrize("key", PATCHED_KEYS)
 def test_a_weight_patch_works_loaded_whole_and_partly_and_is_taken_back(tmp_path, key):
     model = load(tmp_path)
     expected = predict(model)
@@ -204,6 +200,52 @@ def test_a_weight_patch_works_loaded_whole_and_partly_and_is_taken_back(tmp_path
 
     fresh = with_patches(load_resshift(save_unet(tmp_path)), [key])
     assert_close(predict(load_partially(fresh)), whole, ROUNDING)
+
+
+def merged_with_nothing_of_the_first(folder, config=STARTED_UNET, record=FOLDED_RECORD):
+    """Return a merge of two models that takes all of the second, and the second."""
+    models = []
+    for seed in (1, 2):
+        own = folder / str(seed)
+        own.mkdir()
+        models.append(load_resshift(save_unet(own, config, record, seed=seed)))
+    (merged,) = ModelMergeSimple().merge(*models, ratio=0.0)
+    return merged, models[1]
+
+
+def test_a_merge_of_all_of_another_model_is_that_model(tmp_path):
+    merged, second = merged_with_nothing_of_the_first(tmp_path)
+    comfy.model_management.load_models_gpu([merged])
+    weights, expected = merged.model.state_dict(), second.model.state_dict()
+    assert [key for key in weights if not torch.equal(weights[key], expected[key])] == []
+
+
+def test_a_partly_loaded_merge_is_merged_too(tmp_path):
+    merged, second = merged_with_nothing_of_the_first(tmp_path, TINY_UNET, TINY_RECORD)
+    comfy.model_management.load_models_gpu([second])
+    assert_close(predict(load_partially(merged)), predict(second), ROUNDING)
+
+
+def test_the_network_of_a_start_is_merged_too_where_it_is_partly_loaded(tmp_path):
+    merged, second = merged_with_nothing_of_the_first(tmp_path)
+    planes = picture(8, 8).movedim(-1, 1)
+    made = load_partially(merged).model.diffusion_model.start(planes)
+    assert_close(made, second.model.diffusion_model.start(planes), ROUNDING)
+
+
+def test_a_saved_merge_is_the_merge_under_the_names_of_released_files(tmp_path):
+    merged, _ = merged_with_nothing_of_the_first(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    save_checkpoint(merged, filename_prefix="saved", output_dir=str(out))
+    held = {
+        key.removeprefix("model.diffusion_model."): weight
+        for key, weight in load_file(saved(out)).items()
+        if key.startswith("model.diffusion_model.")
+    }
+    expected = random_unet_weights(STARTED_UNET, seed=2)
+    assert held.keys() == expected.keys()
+    assert [key for key in held if not torch.equal(held[key], expected[key])] == []
 
 
 def test_another_schedule_on_a_clone_leaves_the_model_as_it_is(tmp_path):

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pack.model_loaders.networks.compact import CompactConfig
+from pack.model_loaders.networks.swin import key_in_files, key_in_network
 from pack.model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
 from pack.model_loaders.networks.vq import VQAutoencoder, VQConfig
 from pack.model_loaders.record import ResShiftRecord
@@ -59,10 +60,20 @@ def tensor_shapes(module: nn.Module) -> list[tuple[str, list[int]]]:
     return [(key, list(tensor.shape)) for key, tensor in module.state_dict().items()]
 
 
+def shapes_in_files(module: nn.Module) -> list[tuple[str, list[int]]]:
+    """Return name in files and shape of every tensor of a network with Swin layers."""
+    return [(key_in_files(key), shape) for key, shape in tensor_shapes(module)]
+
+
+def in_network(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights of a file by their names in the network."""
+    return {key_in_network(key): weight for key, weight in weights.items()}
+
+
 def random_unet_weights(config: SwinUNetConfig = TINY_UNET, seed: int = 1) -> dict[str, Tensor]:
-    """Return random weights for a UNet, drawn by the golden rule."""
-    shapes = tensor_shapes(SwinUNet(config, device=torch.device("meta"), operations=OPERATIONS))
-    return golden_weights(shapes, seed)
+    """Return random weights for a UNet by their names in files, drawn by the golden rule."""
+    network = SwinUNet(config, device=torch.device("meta"), operations=OPERATIONS)
+    return golden_weights(shapes_in_files(network), seed)
 
 
 def random_vq_weights(config: VQConfig = TINY_VQ, seed: int = 2) -> dict[str, Tensor]:
@@ -94,9 +105,9 @@ def save_vq(folder: Path, config: VQConfig = TINY_VQ, seed: int = 2) -> Path:
 
 
 def build_unet(config: SwinUNetConfig, weights: dict[str, Tensor]) -> SwinUNet:
-    """Return a UNet with these weights."""
+    """Return a UNet with these weights of a file."""
     network = SwinUNet(config, operations=OPERATIONS)
-    network.load_state_dict(weights)
+    network.load_state_dict(in_network(weights))
     return network.eval().requires_grad_(False)
 
 

@@ -21,6 +21,7 @@ from pack.tests.support.tiny import (
     OPERATIONS,
     TINY_UNET,
     TINY_VQ,
+    in_network,
     picture,
     random_unet_weights,
     random_vq_weights,
@@ -75,7 +76,7 @@ def inputs(config: SwinUNetConfig, size: tuple[int, int], dtype: torch.dtype) ->
 )
 def test_the_unet_compiles_without_a_graph_break(config, layers, dtype, sizes):
     network = SwinUNet(config, operations=layers, dtype=dtype)
-    network.load_state_dict(random_unet_weights(config))
+    network.load_state_dict(in_network(random_unet_weights(config)))
     network.eval().requires_grad_(False)
     compiled = torch.compile(network, backend="eager", fullgraph=True)
     for size in sizes:

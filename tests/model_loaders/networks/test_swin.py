@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pack.model_loaders.networks.swin import SwinLayer, relative_position_index, shift_mask
 from pack.tests.support.golden import assert_close, golden_case, golden_weights
-from pack.tests.support.tiny import OPERATIONS, tensor_shapes
+from pack.tests.support.tiny import OPERATIONS, in_network, shapes_in_files
 
 pytestmark = pytest.mark.comfy
 
@@ -26,7 +26,7 @@ def build_layer(image_size: int, seed: int) -> SwinLayer:
         config["patch_norm"],
         operations=OPERATIONS,
     )
-    layer.load_state_dict(golden_weights(tensor_shapes(layer), seed))
+    layer.load_state_dict(in_network(golden_weights(shapes_in_files(layer), seed)))
     return layer.requires_grad_(False)
 
 
@@ -50,7 +50,7 @@ def test_a_swin_layer_keeps_the_layout_of_its_input():
 def test_the_layer_has_the_references_keys_but_for_buffers():
     expected = [key for key, _ in DESCRIPTION["keys"] if "attn_mask" not in key]
     expected = [key for key in expected if "position_index" not in key]
-    assert sorted(key for key, _ in tensor_shapes(build_layer(16, 11))) == sorted(expected)
+    assert sorted(key for key, _ in shapes_in_files(build_layer(16, 11))) == sorted(expected)
 
 
 def test_the_position_index_is_the_references():

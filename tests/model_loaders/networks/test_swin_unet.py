@@ -19,7 +19,7 @@ from pack.tests.support.tiny import (
     build_unet,
     golden_unet,
     random_unet_weights,
-    tensor_shapes,
+    shapes_in_files,
 )
 
 pytestmark = pytest.mark.comfy
@@ -72,7 +72,7 @@ def test_the_network_is_the_references_at_its_size_and_at_others(case):
     for variant in ("native", "nonnative"):
         assert_close(golden_call(network, golden, variant), golden[f"{variant}.y"], 1e-5)
     expected = [(key, shape) for key, shape in description["keys"] if not key.endswith(BUFFERS)]
-    assert sorted(tensor_shapes(network)) == sorted((key, shape) for key, shape in expected)
+    assert sorted(shapes_in_files(network)) == sorted((key, shape) for key, shape in expected)
 
 
 def test_every_block_gives_what_the_references_gives():
