@@ -300,6 +300,64 @@ def test_released_layouts_are_trained_and_their_lora_fits(
     assert "not loaded" not in caplog.text
 
 
+# ComfyUI's LoHa cannot be trained beside the layers, of no model.
+@pytest.mark.parametrize(
+    ("algorithm", "bypass"),
+    [
+        ("LoRA", False),
+        ("LoHa", False),
+        ("LoKr", False),
+        ("OFT", False),
+        ("LoRA", True),
+        ("LoKr", True),
+        ("OFT", True),
+    ],
+)
+def test_adapters_of_every_kind_are_trained_on_the_position_biases_too(
+    comfy: InProcessComfy, base_model: str, caplog, algorithm, bypass
+):
+    from pack.tests.support.graph import Graph, train_lora
+
+    torch.manual_seed(0)
+    graph = Graph(comfy)
+    model, vae = loaded(graph, base_model)
+    pairs = pairs_of(graph, model, vae, pictures(1, 0))
+    lora = train_lora(graph, model, pairs, steps=1, rank=2, algorithm=algorithm, bypass_mode=bypass)
+    patched = graph("LoraModelLoader", model=model, lora=lora, strength_model=1.0, bypass=bypass)
+    trained_keys = graph.run(lora=lora, model=patched)[0]
+    assert any(".relative_position_bias_table." in key for key in trained_keys)
+    assert "not loaded" not in caplog.text
+
+
+def test_a_lora_of_a_position_bias_acts_alike_as_a_patch_and_beside_the_layer(
+    comfy: InProcessComfy,
+):
+    from pack.tests.support.graph import Graph, bundled, chain, resshift_conditioning
+
+    name = "diffusion_model.output_blocks.6.1.blocks.0.attn.relative_position_bias_table"
+    generator = torch.Generator().manual_seed(0)
+    lora = {
+        f"{name}.lora_up.weight": torch.randn(225, 2, generator=generator),
+        f"{name}.lora_down.weight": torch.randn(2, 4, generator=generator),
+    }
+
+    image = torch.rand(1, SIDE, SIDE, 3, generator=generator)  # grain, to tell places apart by
+
+    def restored(**how: Any) -> Tensor:
+        graph = Graph(comfy)
+        model, vae = bundled(graph)
+        if how:
+            given = graph.give("LORA_MODEL", lora)
+            model = graph("LoraModelLoader", model=model, lora=given, strength_model=9.0, **how)
+        conditioning = resshift_conditioning(graph, model, vae, image)
+        return graph.run(latent=chain(graph, model, conditioning))["samples"]
+
+    plain, patched, beside = restored(), restored(bypass=False), restored(bypass=True)
+    moved = (patched - plain).abs().max()
+    assert moved > 1e-4
+    assert (beside - patched).abs().max() < moved / 50
+
+
 @pytest.mark.slow
 def test_a_lora_of_the_bundled_model_leaves_its_start_as_it_is(comfy: InProcessComfy, caplog):
     from pack.pipelines.resshift_start import start_picture
