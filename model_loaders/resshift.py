@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -147,8 +147,8 @@ def copy_for_training(model: Any) -> comfy.model_patcher.ModelPatcher:
 def copy_with_weights(model: Any, weights: dict[str, torch.Tensor]) -> Any:
     """Return a ResShift MODEL like another with weights of its own.
 
-    They are not patches, which ComfyUI keeps beside the weights they replace and rounds to 16 bits
-    at random, so that the MODEL would differ from its own file.
+    They are not patches, which ComfyUI keeps beside the weights they replace, and applies at every
+    step anew where memory is short.
 
     Args:
         model: A MODEL of `load_resshift`, or a clone; its wrappers are kept, and its patches on
@@ -283,20 +283,12 @@ class RestorationVAE(comfy.sd.VAE):
         self.latent_channels = latent_channels
         self.working_dtypes = working_dtypes
 
-        def peak_bytes(elements: int, pixels: int, dtype: torch.dtype) -> float:
-            size = comfy.model_management.dtype_size(dtype)
-            peak = pixels * elements * size
-            if not attention_elements_per_pixel:
-                return peak
-            scores = _scores_bytes(pixels // ratio**2, size, self.device)
-            return max(peak, pixels * attention_elements_per_pixel * size + scores)
-
-        self.memory_used_encode = lambda shape, dtype: peak_bytes(
-            encode_elements_per_pixel, shape[2] * shape[3], dtype
-        )
-        self.memory_used_decode = lambda shape, dtype: peak_bytes(
-            decode_elements_per_pixel, shape[2] * shape[3] * ratio * ratio, dtype
-        )
+        self.encode_elements_per_pixel = encode_elements_per_pixel
+        self.decode_elements_per_pixel = decode_elements_per_pixel
+        self.attention_elements_per_pixel = attention_elements_per_pixel
+        # The parent's own functions would stand in front of the methods below. Methods, because a
+        # copy of this object on another device, as Select VAE Device makes, must count for itself.
+        del self.memory_used_encode, self.memory_used_decode
         self.device = comfy.model_management.vae_device()
         self.vae_dtype = dtype or comfy.model_management.vae_dtype(self.device, working_dtypes)
         self.output_device = comfy.model_management.intermediate_device()
@@ -311,6 +303,23 @@ class RestorationVAE(comfy.sd.VAE):
         )
         network.load_state_dict(state_dict, assign=self.patcher.is_dynamic())
         self.model_size()
+
+    def memory_used_encode(self, shape: Sequence[int], dtype: torch.dtype) -> float:
+        """Return the bytes at the peak of encoding images `(B, 3, H, W)` of this shape."""
+        return self._peak_bytes(self.encode_elements_per_pixel, shape[2] * shape[3], dtype)
+
+    def memory_used_decode(self, shape: Sequence[int], dtype: torch.dtype) -> float:
+        """Return the bytes at the peak of decoding latents `(B, C, h, w)` of this shape."""
+        pixels = shape[2] * shape[3] * self.downscale_ratio**2
+        return self._peak_bytes(self.decode_elements_per_pixel, pixels, dtype)
+
+    def _peak_bytes(self, elements: int, pixels: int, dtype: torch.dtype) -> float:
+        size = comfy.model_management.dtype_size(dtype)
+        peak = pixels * elements * size
+        if not self.attention_elements_per_pixel:
+            return peak
+        scores = _scores_bytes(pixels // self.downscale_ratio**2, size, self.device)
+        return max(peak, pixels * self.attention_elements_per_pixel * size + scores)
 
     def get_sd(self) -> dict[str, torch.Tensor]:
         """Return the weights in the plain layout, the only one that safetensors takes."""

@@ -139,8 +139,10 @@ class WindowAttention(nn.Module):
 
     def _position_bias(self, windows: Tensor) -> Tensor:
         heads, index = self.heads.to(windows.device), self.index.to(windows.device)
+        if torch.is_grad_enabled():  # a gradient keeps no tensor that was moved in inference mode
+            heads, index = heads.clone(), index.clone()
         table = self.relative_position_bias_table(heads, windows)  # (heads, positions)
-        bias = F.embedding(index, table.T).to(windows.dtype)  # (N, N, heads)
+        bias = table.T[index].to(windows.dtype)  # (N, N, heads)
         return bias.permute(2, 0, 1).unsqueeze(0).contiguous()
 
     def _attend(

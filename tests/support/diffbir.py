@@ -123,7 +123,7 @@ def tiny_model(
     zero_snr: bool = False,
     weights: dict[str, Tensor] | None = None,
 ) -> comfy.model_patcher.ModelPatcher:
-    """Return a small UNet as a MODEL of SD 2's class, in float32.
+    """Return a small UNet as a MODEL of SD 2's class, in float32 or the fp8 ComfyUI is told to take.
 
     Args:
         prediction: What its output is taken for.
@@ -134,7 +134,10 @@ def tiny_model(
     weights = unet_weights() if weights is None else weights
     config = comfy.supported_models.SD20(comfy.model_detection.detect_unet_config(weights, ""))
     config.unet_config["num_head_channels"] = HEAD_CHANNELS
-    config.set_inference_dtype(torch.float32, None)
+    management = comfy.model_management
+    load_device, supported = management.get_torch_device(), [torch.float32]
+    dtype = management.unet_dtype(supported_dtypes=supported)
+    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, load_device))
     if zero_snr:
         config.sampling_settings["zsnr"] = True
     types = comfy.model_base.ModelType
@@ -143,8 +146,8 @@ def tiny_model(
     )
     patcher = comfy.model_patcher.CoreModelPatcher(
         model,
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
+        load_device=load_device,
+        offload_device=management.unet_offload_device(),
     )
     model.diffusion_model.load_state_dict(weights)
     return patcher

@@ -2,6 +2,7 @@
 // bytes, but tensors of two devices do not mix, convolutions refuse mixed types, float64 may be
 // forbidden, and copies and looks of the host are counted.
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/DispatchStub.h>
 #include <ATen/native/transformers/sdp_utils_cpp.h>
@@ -62,6 +63,10 @@ struct DeviceHooks final : at::PrivateUse1HooksInterface {
   c10::DeviceIndex deviceCount() const override { return 1; }
   c10::DeviceIndex getCurrentDevice() const override { return 0; }
   at::Device getDeviceFromPtr(void*) const override { return kDevice; }
+  // Draws the CPU's numbers, as every operator here runs the CPU's kernel.
+  at::Generator getNewGenerator(c10::DeviceIndex) const override {
+    return at::detail::createCPUGenerator();
+  }
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t bytes) const override {
     at::DataPtr data = allocator.allocate(bytes);
     std::memcpy(data.get(), storage.data(), std::min(bytes, storage.nbytes()));

@@ -43,6 +43,7 @@ class Mode:
 
     Attributes:
         half: Type that the card is good at beside float32, None for neither.
+        fp8: `--fp8_e4m3fn-unet` or `--fp8_e5m2-unet`, None for neither.
         free: Bytes that are free on it.
         gpu_only: `--gpu-only`.
         cpu_vae: `--cpu-vae`.
@@ -52,6 +53,7 @@ class Mode:
     """
 
     half: torch.dtype | None = None
+    fp8: torch.dtype | None = None
     free: int = 16 * GIB
     gpu_only: bool = False
     cpu_vae: bool = False
@@ -71,6 +73,13 @@ MODES = {
     "--gpu-only": Mode(gpu_only=True),
     "dynamic memory": Mode(dynamic="room"),
     "dynamic memory, full": Mode(dynamic="full"),
+    "fp8 e4m3fn": Mode(fp8=torch.float8_e4m3fn),
+    "fp8 e5m2": Mode(fp8=torch.float8_e5m2),
+    "fp8 e4m3fn, fp16": Mode(fp8=torch.float8_e4m3fn, half=torch.float16),
+    "fp8 e4m3fn, partly loaded": Mode(fp8=torch.float8_e4m3fn, free=GIB // 4),
+    "fp8 e4m3fn, --gpu-only": Mode(fp8=torch.float8_e4m3fn, gpu_only=True),
+    "fp8 e4m3fn, dynamic memory": Mode(fp8=torch.float8_e4m3fn, dynamic="room"),
+    "fp8 e4m3fn, dynamic memory, full": Mode(fp8=torch.float8_e4m3fn, dynamic="full"),
 }
 
 
@@ -137,11 +146,20 @@ def counted() -> Iterator[dict[str, int]]:
 
 
 @contextlib.contextmanager
+def weights_in_fp8(dtype: torch.dtype | None) -> Iterator[None]:
+    """Tell ComfyUI that it was started to hold the weights of diffusion models in a type of fp8."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(args, "fp8_e4m3fn_unet", dtype == torch.float8_e4m3fn)
+        patch.setattr(args, "fp8_e5m2_unet", dtype == torch.float8_e5m2)
+        yield
+
+
+@contextlib.contextmanager
 def comfyui_on(mode: Mode) -> Iterator[torch.device]:
     """Tell ComfyUI that the emulated card is its card, started in a mode."""
     device, management = card(), comfy.model_management
     everything = management.VRAMState
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, weights_in_fp8(mode.fp8):
 
         def tell(name: str, value: Any) -> None:
             patch.setattr(management, name, value)

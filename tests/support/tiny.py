@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.ops
 import numpy as np
 import torch
@@ -89,10 +90,18 @@ def save_unet(
     record: ResShiftRecord = TINY_RECORD,
     seed: int = 1,
 ) -> Path:
-    """Return a safetensors file with a random UNet and its record."""
+    """Return a safetensors file with a random UNet and its record.
+
+    Where ComfyUI is told to hold weights in fp8, they are numbers of fp8 already: with dynamic memory
+    it leaves small ones in the file's type, and the results could not be compared.
+    """
     path = folder / "tiny_unet.safetensors"
+    held = comfy.model_management.unet_dtype(supported_dtypes=[torch.float32])
+    weights = random_unet_weights(config, seed).items()
     save_file(
-        random_unet_weights(config, seed), path, metadata={"resshift_config": record.to_json()}
+        {key: weight.to(held).float() for key, weight in weights},
+        path,
+        metadata={"resshift_config": record.to_json()},
     )
     return path
 
