@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ..model_loaders.networks.swin import key_in_files
 from ..model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
 from ..model_loaders.networks.vq import VQAutoencoder, VQConfig
+from ..model_loaders.weight_names import key_in_files
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PRESET = "realsr x4, 4 steps (v3)"

@@ -15,9 +15,9 @@ from .checkpoint import (
     not_the_network,
 )
 from .networks.compact import CompactConfig
-from .networks.swin import TABLE_IN_FILES, key_in_network
 from .networks.swin_unet import CONDITION_BASE_CHANNELS, SwinUNetConfig
 from .networks.vq import VQConfig
+from .weight_names import TABLE_IN_FILES, key_in_network
 
 BUFFER_SUFFIXES = (".relative_position_index", ".attn_mask")
 

@@ -18,10 +18,10 @@ from ..images.padding import multiple_above
 from ..samplers.noise_beside import noise_beside
 from ..samplers.places import places_in_batch
 from .checkpoint import RECORD_KEY
-from .networks.swin import key_in_files
 from .networks.swin_unet import SwinUNet, SwinUNetConfig
 from .record import ResShiftRecord, record_tensor
 from .resshift_sampling import ResShiftSampling, check_sampling
+from .weight_names import key_in_files
 
 # Keys of the conditioning that the node ResShift Conditioning fills. `concat_latent_image` is the
 # key that ComfyUI itself uses for a latent next to the noise.

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..model_loaders.checkpoint import read_checkpoint
-from ..model_loaders.networks.swin import key_in_files
+from ..model_loaders.weight_names import key_in_files
 
 INNER_PREFIX = "model.diffusion_model."
 NETWORK_PREFIX = "diffusion_model."

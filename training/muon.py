@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ..model_loaders.networks.swin import TABLE_IN_NETWORK
+from ..model_loaders.weight_names import TABLE_IN_NETWORK
 
 # Coefficients of the quintic Newton-Schulz iteration that pushes singular values towards 1.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)

@@ -17,9 +17,10 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 
 from ..model_loaders.networks.compact import CompactConfig, CompactNet
-from ..model_loaders.networks.swin import TABLE_IN_NETWORK, SwinBlock, SwinLayer, key_in_network
+from ..model_loaders.networks.swin import SwinBlock, SwinLayer
 from ..model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
 from ..model_loaders.record import PIXEL_LATENT, ResShiftRecord
+from ..model_loaders.weight_names import TABLE_IN_NETWORK, key_in_network
 from ..samplers.chain import predict_x_0, prior_sample, scale_input
 from ..samplers.schedules import ResShiftSchedule
 

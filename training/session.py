@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..model_loaders.networks.swin import key_in_files
 from ..model_loaders.resshift import BUNDLED_MODEL_PATH
+from ..model_loaders.weight_names import key_in_files
 from .curve import draw_curve
 from .data import credits_line, fetch_photographs, pack_photographs
 from .features import FeatureDistance, save_features

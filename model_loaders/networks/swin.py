@@ -18,20 +18,6 @@ from torch import Tensor, nn
 
 from .own_weight import OwnWeight
 
-# Released files name a table after the attention that holds it.
-TABLE_IN_FILES = "relative_position_bias_table"
-TABLE_IN_NETWORK = f"{TABLE_IN_FILES}.weight"
-
-
-def key_in_network(key: str) -> str:
-    """Return the name in the network of a tensor that files call `key`."""
-    return f"{key}.weight" if key.endswith(TABLE_IN_FILES) else key
-
-
-def key_in_files(key: str) -> str:
-    """Return the name in files of a tensor that the network calls `key`."""
-    return key.removesuffix(".weight") if key.endswith(TABLE_IN_NETWORK) else key
-
 
 def relative_position_index(window_size: int) -> Tensor:
     """Return the row of the bias table for each pair of tokens in a window.

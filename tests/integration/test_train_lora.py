@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -300,7 +301,10 @@ def test_released_layouts_are_trained_and_their_lora_fits(
     assert "not loaded" not in caplog.text
 
 
-# ComfyUI's LoHa cannot be trained beside the layers, of no model.
+# Of no model, ComfyUI's LoHa can be trained beside the layers, nor anything in its lowest version.
+BESIDE = pytest.mark.skipif(os.environ.get("PACK_LOWEST") == "1", reason="needs a newer ComfyUI")
+
+
 @pytest.mark.parametrize(
     ("algorithm", "bypass"),
     [
@@ -308,9 +312,9 @@ def test_released_layouts_are_trained_and_their_lora_fits(
         ("LoHa", False),
         ("LoKr", False),
         ("OFT", False),
-        ("LoRA", True),
-        ("LoKr", True),
-        ("OFT", True),
+        pytest.param("LoRA", True, marks=BESIDE),
+        pytest.param("LoKr", True, marks=BESIDE),
+        pytest.param("OFT", True, marks=BESIDE),
     ],
 )
 def test_adapters_of_every_kind_are_trained_on_the_position_biases_too(

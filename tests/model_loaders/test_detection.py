@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pack.model_loaders.checkpoint import Checkpoint, UnsupportedCheckpointError, check_weights
 from pack.model_loaders.detection import detect_swin_unet, detect_vq, swin_unet_weights
-from pack.model_loaders.networks.swin import key_in_files
 from pack.model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
 from pack.model_loaders.networks.vq import VQAutoencoder, VQConfig
+from pack.model_loaders.weight_names import key_in_files
 from pack.tests.support.golden import GOLDEN, golden_manifest
 from pack.tests.support.tiny import (
     BUFFERS,

@@ -14,10 +14,10 @@ from torch import nn
 
 from pack.benchmarks.weights import PRESET, RELEASED_UNET, RELEASED_VQ
 from pack.model_loaders.checkpoint import read_checkpoint
-from pack.model_loaders.networks.swin import key_in_files
 from pack.model_loaders.networks.swin_unet import SwinUNet
 from pack.model_loaders.networks.vq import VQAutoencoder
 from pack.model_loaders.resshift import load_resshift, load_vq_vae
+from pack.model_loaders.weight_names import key_in_files
 from pack.tests.support.alone import call_alone, grown, own_memory
 
 pytestmark = [

@@ -192,6 +192,14 @@ def test_a_training_that_goes_on_is_the_one_that_never_stopped(base, tmp_path, a
     assert equal(weights_of(made), weights_of(whole))
 
 
+def test_a_checkpoint_names_its_tensors_as_released_files_do(base, base_file, tmp_path):
+    trained(base, tmp_path, replace(SETTINGS, steps=1, checkpoint_every=1))
+    written = load_file(tmp_path / "own.safetensors").keys()
+    for name in load_file(base_file):
+        assert f"model.diffusion_model.{name}" in written
+        assert f"resshift_training.mean.diffusion_model.{name}" in written
+
+
 def test_an_interrupt_keeps_what_was_reached(base, tmp_path):
     stopping = Stopping(base, calls=3)
     with pytest.raises(comfy.model_management.InterruptProcessingException):

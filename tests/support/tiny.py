@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pack.model_loaders.networks.compact import CompactConfig
-from pack.model_loaders.networks.swin import key_in_files, key_in_network
 from pack.model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
 from pack.model_loaders.networks.vq import VQAutoencoder, VQConfig
 from pack.model_loaders.record import ResShiftRecord
+from pack.model_loaders.weight_names import key_in_files, key_in_network
 from pack.tests.support.golden import golden_case, golden_weights
 
 BUFFERS = ("attn_mask", "relative_position_index")
