@@ -128,7 +128,7 @@ class WindowAttention(nn.Module):
         if torch.is_grad_enabled():  # a gradient keeps no tensor that was moved in inference mode
             heads, index = heads.clone(), index.clone()
         table = self.relative_position_bias_table(heads, windows)  # (heads, positions)
-        bias = table.T[index].to(windows.dtype)  # (N, N, heads)
+        bias = F.embedding(index, table.T).to(windows.dtype)  # (N, N, heads)
         return bias.permute(2, 0, 1).unsqueeze(0).contiguous()
 
     def _attend(
