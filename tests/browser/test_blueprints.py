@@ -29,20 +29,26 @@ def api_prompt(name: str) -> dict[str, Any]:
 
 def expected_prompt(name: str) -> dict[str, Any]:
     """Return the shipped workflow that a blueprint wraps, with the blueprint's own choices."""
+    # Load Image starts with the first picture of the input folder.
+    shown_first = {
+        str(LOAD_IMAGE): {
+            "class_type": "LoadImage",
+            "inputs": {"image": "restoration_coffee.jpg"},
+        }
+    }
     if name == "Restore (ResShift)":
         prompt = api_prompt("resshift_x4_released")
         prompt["1"]["inputs"]["model_name"] = "bundled: photo x4"
         prompt["2"]["inputs"]["vae_name"] = "bundled: pixel latent x4"
-        return prompt
+        return prompt | shown_first
     if name == "Restore Faces":
         prompt = api_prompt("face_photo_bundled")
-        prompt["3"]["inputs"]["image"] = "restoration_coffee.jpg"
-        return prompt
+        return prompt | shown_first
     prompt = api_prompt("diffbir_text")
     caption, _, quality = prompt["11"]["inputs"]["text"].partition(", ")
-    assert caption == "a cup of coffee on a wooden table"
+    assert caption == "a raccoon resting among palm leaves"
     prompt["11"]["inputs"]["text"] = quality
-    return prompt
+    return prompt | shown_first
 
 
 def saved_picture(prompt: dict[str, Any]) -> Any:

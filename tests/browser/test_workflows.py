@@ -55,6 +55,6 @@ def test_a_run_from_the_page_shows_previews_and_the_picture(frontend: Frontend, 
     assert frontend.page.evaluate("() => window.previews") >= (
         1 if name == "restoration_measure" else 4
     )
-    size = [3 * 600 + 2 * 8, 432] if name == "restoration_measure" else [600, 400]
+    size = [3 * 600 + 2 * 8, 432] if name == "restoration_measure" else [1024, 768]
     assert frontend.picture_size(8) == size
     frontend.screenshot(f"{name}_done")

@@ -22,8 +22,10 @@ SIZES = {
     "resshift_face": (512, 512),
     "diffbir_face": (512, 512),
     "diffbir_denoise": (512, 512),
-    "diffbir_fidelity": (3 * 600 + 2 * 8, 432),
+    "diffbir_fidelity": (3 * 1024 + 2 * 8, 800),
     "restoration_measure": (3 * 600 + 2 * 8, 432),
+    "restoration_train_model": (600, 400),
+    "restoration_train_lora": (600, 400),
     "restoration_old_photo": (4 * 451, 4 * 300),
     "face_photo_bundled": (1680, 1320),
     "face_photo_resshift": (1680, 1320),
@@ -139,7 +141,7 @@ def test_a_workflow_runs_with_progress_and_previews(server: Server, name: str):
     if name.startswith("video"):
         check_video(server, run, prompt)
         return
-    assert server.picture(run, "8").size == SIZES.get(name, (600, 400))
+    assert server.picture(run, "8").size == SIZES.get(name, (1024, 768))
     if not sampler:
         return
     count = steps_of(name, prompt)
