@@ -41,7 +41,9 @@ METHOD = "one round, medium"
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--fetch", action="store_true", help="also the original, from scipy's wheel")
+    parser.add_argument(
+        "--fetch", action="store_true", help="also the original, from scipy's wheel"
+    )
     arguments = parser.parse_args(argv)
     if not os.environ.get("COMFYUI_PATH"):
         print("Set COMFYUI_PATH, or use: python dev.py bench --sample", file=sys.stderr)

@@ -112,7 +112,9 @@ def draw_faces(makers: Makers) -> Image.Image:
 def draw_video(makers: Makers, *, restores: bool) -> Image.Image:
     low = image_to_planes(read_clip(CLIP, skip=FRAME, count=1))[0]
     before = enlarge(low)
-    picture = halves(before, makers.restore(low), CLIP_BOX) if restores else square(before, CLIP_BOX)
+    picture = (
+        halves(before, makers.restore(low), CLIP_BOX) if restores else square(before, CLIP_BOX)
+    )
     draw = ImageDraw.Draw(picture)
     width, height = HOLE
     for top in (0, SIDE - EDGE):

@@ -29,26 +29,20 @@ def api_prompt(name: str) -> dict[str, Any]:
 
 def expected_prompt(name: str) -> dict[str, Any]:
     """Return the shipped workflow that a blueprint wraps, with the blueprint's own choices."""
-    # Load Image starts with the first picture of the input folder.
-    shown_first = {
-        str(LOAD_IMAGE): {
-            "class_type": "LoadImage",
-            "inputs": {"image": "restoration_coffee.jpg"},
-        }
-    }
     if name == "Restore (ResShift)":
         prompt = api_prompt("resshift_x4_released")
         prompt["1"]["inputs"]["model_name"] = "bundled: photo x4"
         prompt["2"]["inputs"]["vae_name"] = "bundled: pixel latent x4"
-        return prompt | shown_first
+        return prompt
     if name == "Restore Faces":
         prompt = api_prompt("face_photo_bundled")
-        return prompt | shown_first
+        prompt["3"]["inputs"]["image"] = "restoration_raccoon.png"
+        return prompt
     prompt = api_prompt("diffbir_text")
     caption, _, quality = prompt["11"]["inputs"]["text"].partition(", ")
     assert caption == "a raccoon resting among palm leaves"
     prompt["11"]["inputs"]["text"] = quality
-    return prompt | shown_first
+    return prompt
 
 
 def saved_picture(prompt: dict[str, Any]) -> Any:
@@ -114,4 +108,4 @@ def test_a_blueprint_queues_what_its_expanded_nodes_do(frontend: Frontend, name:
 def test_the_bundled_blueprint_runs_to_the_end(frontend: Frontend):
     insert(frontend, "Restore (ResShift)")
     frontend.run()
-    assert frontend.picture_size(SAVE_IMAGE) == [600, 400]
+    assert frontend.picture_size(SAVE_IMAGE) == [1024, 768]
