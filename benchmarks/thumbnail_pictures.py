@@ -14,11 +14,15 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..images.conversion import image_to_planes, planes_to_image
+from ..images.flow import resized_flow, warp_along
 from ..images.resize import enlarge_bicubic
 from ..model_loaders.resshift import bundled_vae, load_bundled_model
+from ..pipelines.damage import correct_levels, scratch_mask
 from ..pipelines.degrade import degrade_image
+from ..pipelines.flow import find_flow
 from ..pipelines.restore_faces import resshift_restorer, restore_faces
 from ..pipelines.restore_resshift import restore_with_resshift
+from ..pipelines.steady_frames import Steadiness
 from ..training.teacher import load_teacher
 from .clips import workflow_picture
 from .contact_sheet import to_image
@@ -32,13 +36,16 @@ SCALE = 4
 SEED = 0  # this and the likeness are those of the workflows
 LINE = 2
 SAMPLE, ORIGINAL = "restoration_raccoon.png", "restoration_original.jpg"
+OLD_PHOTO = "restoration_old_photo.jpg"
 Box = tuple[int, int, int, int]
 # Left, top, right and bottom in the enlarged picture.
 RACCOON: Box = (378, 20, 938, 580)
 COFFEE: Box = (100, 0, 500, 400)
 CREW: Box = (612, 100, 1012, 500)
+CAT: Box = (76, 0, 376, 300)  # not enlarged
 FRAME, CLIP_BOX = 8, (80, 0, 380, 300)
 LIKENESS = 0.0
+SHOWN_TIMES = 16  # of what changes between frames beyond their motion
 # Of the strip of film: the height of its edge, and of its holes their size and distance.
 EDGE, HOLE, HOLE_EVERY = 27, (18, 15), 34
 
@@ -112,9 +119,42 @@ def draw_faces(makers: Makers) -> Image.Image:
 def draw_video(makers: Makers, *, restores: bool) -> Image.Image:
     low = image_to_planes(read_clip(CLIP, skip=FRAME, count=1))[0]
     before = enlarge(low)
-    picture = (
-        halves(before, makers.restore(low), CLIP_BOX) if restores else square(before, CLIP_BOX)
-    )
+    if restores:
+        return on_film(halves(before, makers.restore(low), CLIP_BOX))
+    return on_film(square(before, CLIP_BOX))
+
+
+def draw_steady_frames(makers: Makers) -> Image.Image:
+    """Draw a steadied frame, and below what flickers in two: each by itself, and steadied."""
+    low = read_clip(CLIP, skip=FRAME - 1, count=2)
+    planes = image_to_planes(low)[0]
+    flow = find_flow(planes[1:], planes[:1])
+    half = SIDE // 2
+    picture = Image.new("RGB", (SIDE, SIDE), "white")
+    for k, strength in enumerate((0.0, 0.5)):
+        made = restore_with_resshift(
+            *makers.bundled, low, seed=SEED, steadiness=Steadiness(strength)
+        )
+        before, now = image_to_planes(made)[0].split(1)
+        moved = warp_along(before, resized_flow(flow, (now.shape[-2], now.shape[-1])))
+        change = square((SHOWN_TIMES * (now - moved).abs()).clamp(0, 1), CLIP_BOX)
+        picture.paste(square(now, CLIP_BOX).crop((0, EDGE, SIDE, half + EDGE)), (0, 0))
+        piece = change.resize((half - LINE // 2, half - LINE))
+        picture.paste(piece, (k * (half + LINE // 2), half + LINE))
+    return on_film(picture)
+
+
+def draw_old_photo(_: Makers) -> Image.Image:
+    """Draw the photograph, and its colours and found scratches; what fills them was not at hand."""
+    image = planes_to_image(workflow_picture(OLD_PHOTO)[None])
+    mask = scratch_mask(image, 0.3, 3, "light and dark", True, 2)[..., None]
+    levelled = correct_levels(image, 0.8, "each channel", 0.5)
+    marked = levelled * (1 - mask) + mask * torch.tensor([0.9, 0.1, 0.1])
+    return halves(image_to_planes(image)[0], image_to_planes(marked)[0], CAT)
+
+
+def on_film(picture: Image.Image) -> Image.Image:
+    """Return it with the holed edges of a film."""
     draw = ImageDraw.Draw(picture)
     width, height = HOLE
     for top in (0, SIDE - EDGE):
@@ -151,6 +191,8 @@ THUMBNAILS: dict[str, Callable[[Makers], Image.Image]] = {
     "restoration_measure": draw_measure,
     "face_photo_bundled": draw_faces,
     "video_bundled": partial(draw_video, restores=True),
+    "video_steady_frames": draw_steady_frames,
+    "restoration_old_photo": draw_old_photo,
     **dict.fromkeys(("video_resshift", "video_diffbir"), partial(draw_video, restores=False)),
     **dict.fromkeys(
         (

@@ -3,8 +3,8 @@
 
 Left the input, enlarged, right what a run gives, where the models are at hand: the bundled one and
 RealESRGAN_x4plus. Where they are not, the input alone. To be run again when the bundled model or the
-sample picture has changed. Those of aligned faces, of inpainting, of training and of old pictures
-and steady frames are not made here.
+sample picture has changed. That of restoration_train_model is made with the worked example; those of
+aligned faces, of inpainting and of a LoRA are not made anew.
 """
 
 from __future__ import annotations
