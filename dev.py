@@ -50,6 +50,9 @@ BENCH_SCRIPTS = {
     "--quality": "quality.py",
     "--import": "import_time.py",
     "--help-pictures": "help_pictures.py",
+    "--sample": "sample_picture.py",
+    "--thumbnails": "thumbnails.py",
+    "--large": "large_picture.py",
     "--device": "device.py",
     "--one-call": "one_call.py",
     "--own-model": "own_model.py",
@@ -137,8 +140,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     folder.set_defaults(command=run_folder)
     bench = commands.add_parser(
         "bench",
-        help="speed and memory; --curve, --quality, --import, --help-pictures, --device, --own-model:"
-        " see benchmarks/README.md",
+        help="speed and memory; --curve, --quality, --import, --help-pictures, --device, --own-model"
+        " and others: see benchmarks/README.md",
         add_help=False,
     )
     bench.set_defaults(command=run_bench)

@@ -15,13 +15,19 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
-import skimage.data
 import torch
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 PACK_ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = PACK_ROOT / "workflows" / "api" / "resshift_x4_bundled.json"
-SCALE = 4
+INPUTS = PACK_ROOT / "workflows" / "inputs"
+SAMPLE, ORIGINAL = "restoration_raccoon.png", "restoration_raccoon_original.jpg"
+DOCUMENT = PACK_ROOT / "docs" / "demo.jpg"
+DETAIL = (464, 104)  # left and top of what is shown enlarged, the face
+ZOOM = 2
+BAR = 44
+GAP = 8
+REDUCED = 0.6  # of the sheet, in the documents
 
 
 class DemoError(Exception):
@@ -32,9 +38,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server", required=True, help="a running ComfyUI with this pack")
     parser.add_argument("--output", type=Path, default=PACK_ROOT / "output")
+    parser.add_argument("--write-docs", action="store_true", help="also docs/demo.jpg")
     arguments = parser.parse_args()
     try:
         run_demo(arguments.server, arguments.output)
+        if arguments.write_docs:
+            sheet = Image.open(arguments.output / "comparison.png")
+            size = (round(REDUCED * sheet.width), round(REDUCED * sheet.height))
+            sheet.resize(size, Image.Resampling.LANCZOS).save(DOCUMENT, quality=85, optimize=True)
     except (DemoError, aiohttp.ClientError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -45,8 +56,9 @@ def main() -> int:
 
 def run_demo(server: str, output: Path) -> None:
     """Restore the sample photograph, compare it with bicubic and the original, print figures."""
-    original = Image.fromarray(skimage.data.coffee())
-    low_quality = degrade(original)
+    low_quality, original = (
+        Image.open(INPUTS / name).convert("RGB") for name in (SAMPLE, ORIGINAL)
+    )
     prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     print(f"Restoring {size_of(low_quality)} with {WORKFLOW.name}", flush=True)
     restored, seconds = asyncio.run(restore(server, prompt, low_quality))
@@ -64,17 +76,6 @@ def run_demo(server: str, output: Path) -> None:
         f" {seconds:.1f} s; bicubic {score(bicubic, original)};"
         f" restored {score(restored, original)}"
     )
-
-
-def degrade(image: Image.Image) -> Image.Image:
-    """Return a small, blurred, noisy, compressed copy: what a bad camera would have sent."""
-    width, height = (side // SCALE * SCALE for side in image.size)
-    image = image.crop((0, 0, width, height)).filter(ImageFilter.GaussianBlur(1.2)).reduce(SCALE)
-    noise = np.random.default_rng(0).normal(0, 4, np.asarray(image).shape)
-    noisy = Image.fromarray(np.uint8(np.clip(np.asarray(image) + noise, 0, 255).round()))
-    compressed = io.BytesIO()
-    noisy.save(compressed, "JPEG", quality=60)
-    return Image.open(compressed).convert("RGB")
 
 
 async def restore(server: str, prompt: dict, image: Image.Image) -> tuple[Image.Image, float]:
@@ -181,18 +182,17 @@ def show_progress(line: str) -> None:
 def side_by_side(*pictures: Image.Image) -> Image.Image:
     """Return the pictures in a row under their names, and a detail of each, enlarged, below."""
     width, height = pictures[0].size
-    bar, gap, zoom = 32, 8, 4
-    left, top = (width - width // zoom) // 2, (height - height // zoom) // 2
-    detail = (left, top, left + width // zoom, top + height // zoom)
-    sheet = Image.new("RGB", (3 * width + 2 * gap, bar + 2 * height + gap), "white")
+    left, top = DETAIL
+    detail = (left, top, left + width // ZOOM, top + height // ZOOM)
+    sheet = Image.new("RGB", (3 * width + 2 * GAP, BAR + 2 * height + GAP), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(20)
+    font = ImageFont.load_default(30)
     for index, picture in enumerate(pictures):
-        x = index * (width + gap)
-        draw.text((x + 6, 4), ("bicubic", "restored", "original")[index], "black", font)
-        sheet.paste(picture, (x, bar))
+        x = index * (width + GAP)
+        draw.text((x + 6, 2), ("bicubic", "restored", "original")[index], "black", font)
+        sheet.paste(picture, (x, BAR))
         enlarged = picture.crop(detail).resize((width, height), Image.Resampling.NEAREST)
-        sheet.paste(enlarged, (x, bar + height + gap))
+        sheet.paste(enlarged, (x, BAR + height + GAP))
     return sheet
 
 

@@ -40,18 +40,19 @@ from ..samplers.guidance import rescaled_cfg_scale
 from ..samplers.schedules import ResShiftSchedule, one_minus_eta_from_sigma
 from ..samplers.tiles import tile_positions
 from . import clip_illustrations, diagrams, face_illustrations, video_illustrations
-from .clips import moved_clip, reduced
+from .clips import moved_clip, reduced, workflow_picture
 from .contact_sheet import to_image
 from .diagrams import Curve
 
+ORIGINAL = "restoration_raccoon_original.jpg"
 MOST_BYTES = 40_000
 QUALITIES = range(88, 20, -4)
 SCALE = 4
 SEED = 1
 LABEL_HEIGHT = 22
 PIECE = (208, 160)  # width and height
-COFFEE, CAT = (250, 120), (110, 60)  # left and top of the shown piece
-LEVEL = "one round, light"
+COFFEE, RACCOON = (250, 120), (496, 248)  # left and top of the shown piece
+LEVELS = {"coffee": "one round, light", "raccoon": "one round, medium"}
 SHOWN_DAMAGE = 0.7
 SCRATCH_SEED = 4
 
@@ -61,7 +62,7 @@ class Materials:
     """What the pictures are made of: a photograph, the bundled model and its results.
 
     Attributes:
-        name: A picture of scikit-image.
+        name: A picture of scikit-image, or the original of the sample picture.
         place: Left and top of the piece that is shown.
         model: The bundled MODEL.
         vae: Its VAE.
@@ -75,6 +76,8 @@ class Materials:
     @cached_property
     def original(self) -> Tensor:
         """IMAGE with sides that the scale divides."""
+        if self.name == "raccoon":
+            return planes_to_image(workflow_picture(ORIGINAL)[None])
         pixels = torch.from_numpy(getattr(skimage.data, self.name)()).float()[None] / 255
         height, width = (side // SCALE * SCALE for side in pixels.shape[1:3])
         return pixels[:, :height, :width]
@@ -82,7 +85,7 @@ class Materials:
     @cached_property
     def low(self) -> Tensor:
         """Its small, degraded version."""
-        return degrade_image(self.original, LEVEL, SEED, SCALE)
+        return degrade_image(self.original, LEVELS[self.name], SEED, SCALE)
 
     @cached_property
     def bicubic(self) -> Tensor:
@@ -119,12 +122,13 @@ def write_help_pictures(folder: Path, names: Sequence[str] = ()) -> dict[str, in
     """Write `<node id>/example.jpg` for every node, or for those named, and return their bytes."""
     comfy.utils.set_progress_bar_enabled(False)
     loaded = load_bundled_model(dtype="fp32"), bundled_vae()
-    coffee, cat = Materials("coffee", COFFEE, *loaded), Materials("chelsea", CAT, *loaded)
+    coffee = Materials("coffee", COFFEE, *loaded)
+    raccoon = Materials("raccoon", RACCOON, *loaded)
     written = {}
     with torch.inference_mode():
         for name in names or PICTURES:
             draw = PICTURES[name]
-            content = encode(draw(cat if draw in OF_THE_CAT else coffee))
+            content = encode(draw(raccoon if draw in OF_THE_RACCOON else coffee))
             target = folder / name / "example.jpg"
             target.parent.mkdir(exist_ok=True)
             target.write_bytes(content)
@@ -248,7 +252,7 @@ def draw_tiles(materials: Materials) -> Image.Image:
         colour = diagrams.COLOURS[number % len(diagrams.COLOURS)]
         box = (left + 1, top + 1, left + tile - 2, top + tile - 2)
         draw.rectangle(box, outline=colour, width=3)
-    return picture.resize((480, 320), Image.Resampling.LANCZOS)
+    return picture.resize((480, 360), Image.Resampling.LANCZOS)
 
 
 def draw_degradations(materials: Materials) -> Image.Image:
@@ -422,4 +426,10 @@ PICTURES: dict[str, Callable[[Materials], Image.Image]] = {
     "HYPIRRestoreImage": wiring(diagrams.HYPIR_ONE_NODE, "Restore Image (HYPIR)"),
     "DiffBIRRestoreImage": wiring(diagrams.DIFFBIR_ONE_NODE, "Restore Image (DiffBIR)"),
 }
-OF_THE_CAT = (draw_restoration, draw_steps, draw_sweep, draw_guidance)
+OF_THE_RACCOON = (
+    draw_restoration,
+    draw_steps,
+    draw_sweep,
+    draw_guidance,
+    draw_tiles,
+)

@@ -17,13 +17,16 @@ from pathlib import Path
 from worker import PACK_ROOT, set_up
 
 DOCS = PACK_ROOT / "docs"
+THUMBNAIL = PACK_ROOT / "workflows" / "restoration_train_model.jpg"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, help="training steps; else the template's")
     parser.add_argument("--output", type=Path, help="folder for the chart, pictures and figures")
-    parser.add_argument("--write-docs", action="store_true", help="write them to docs/")
+    parser.add_argument(
+        "--write-docs", action="store_true", help="write them to docs/, and the thumbnail"
+    )
     arguments = parser.parse_args(argv)
     if not os.environ.get("COMFYUI_PATH"):
         print("Set COMFYUI_PATH, or use: python dev.py bench --own-model", file=sys.stderr)
@@ -36,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     example = run_example(arguments.steps)
     page = example.page(time.perf_counter() - began)
     print(page)
+    if arguments.write_docs:
+        example.thumbnail.save(THUMBNAIL, quality=85, optimize=True)
     folder = DOCS if arguments.write_docs else arguments.output
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)

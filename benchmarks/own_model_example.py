@@ -26,6 +26,7 @@ from ..pipelines.restore_resshift import restore_with_resshift
 from ..pipelines.training import TrainingSettings, train_model
 from ..pipelines.validation import draw_validation, watch_training
 from .contact_sheet import to_image
+from .thumbnail_pictures import COFFEE, halves
 
 PACK_ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = PACK_ROOT / "workflows" / "api" / "restoration_train_model.json"
@@ -47,6 +48,7 @@ class Example:
         grids: How much of a grid of dots it has over the original, see `grid_energy`.
         chart: Loss, PSNR, SSIM and NIQE over the steps.
         sheet: The picture damaged, restored by the bundled and the trained model, and its original.
+        thumbnail: Of the template: the picture damaged, and restored by the trained model.
     """
 
     steps: int
@@ -58,6 +60,7 @@ class Example:
     grids: dict[str, float]
     chart: Image.Image
     sheet: Image.Image
+    thumbnail: Image.Image
 
     def page(self, seconds: float) -> str:
         """Return the page of figures; `seconds` is how long all of it took."""
@@ -134,10 +137,11 @@ def run_example(steps: int | None = None) -> Example:
             )
         seconds = time.perf_counter() - began
         chart, _, report = draw_validation(loss, validation)
+        own = restore_with_resshift(trained, vae, small, seed=0)
         shown = {
             "damaged": _enlarged(small, crops["scale"]),
             "bundled model": restore_with_resshift(model, vae, small, seed=0),
-            f"trained, {steps} steps": restore_with_resshift(trained, vae, small, seed=0),
+            f"trained, {steps} steps": own,
             "original": original,
         }
     judged_images = {name: image for name, image in shown.items() if image is not original}
@@ -159,6 +163,7 @@ def run_example(steps: int | None = None) -> Example:
         grids,
         to_image(image_to_planes(chart)[0]),
         to_image(sheet[None]),
+        halves(image_to_planes(shown["damaged"])[0], image_to_planes(own)[0], COFFEE),
     )
 
 

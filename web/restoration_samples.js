@@ -10,6 +10,7 @@ const SAMPLES = [
   "restoration_face.jpg",
   "restoration_old_photo.jpg",
   "restoration_original.jpg",
+  "restoration_raccoon.png",
   "restoration_scratched.png",
 ];
 // Folders of pictures that a training learns from.

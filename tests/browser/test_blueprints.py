@@ -36,11 +36,11 @@ def expected_prompt(name: str) -> dict[str, Any]:
         return prompt
     if name == "Restore Faces":
         prompt = api_prompt("face_photo_bundled")
-        prompt["3"]["inputs"]["image"] = "restoration_coffee.jpg"
+        prompt["3"]["inputs"]["image"] = "restoration_raccoon.png"
         return prompt
     prompt = api_prompt("diffbir_text")
     caption, _, quality = prompt["11"]["inputs"]["text"].partition(", ")
-    assert caption == "a cup of coffee on a wooden table"
+    assert caption == "a raccoon resting among palm leaves"
     prompt["11"]["inputs"]["text"] = quality
     return prompt
 
@@ -108,4 +108,4 @@ def test_a_blueprint_queues_what_its_expanded_nodes_do(frontend: Frontend, name:
 def test_the_bundled_blueprint_runs_to_the_end(frontend: Frontend):
     insert(frontend, "Restore (ResShift)")
     frontend.run()
-    assert frontend.picture_size(SAVE_IMAGE) == [600, 400]
+    assert frontend.picture_size(SAVE_IMAGE) == [1024, 768]

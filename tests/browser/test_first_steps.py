@@ -27,7 +27,7 @@ COMPARED = """() => {
     const node = document.querySelector(`[data-node-id="${app.graph._nodes
         .find(node => node.type === "ImageCompare").id}"]`);
     const pictures = node ? [...node.querySelectorAll("img")] : [];
-    return pictures.length === 2 && pictures.every(picture => picture.naturalWidth === 600);
+    return pictures.length === 2 && pictures.every(picture => picture.naturalWidth === 1024);
 }"""
 
 
@@ -51,12 +51,12 @@ def test_a_new_user_restores_a_picture_with_three_clicks(new_server: Server, bro
     frontend.screenshot("first_steps_1_templates", "screenshot-templates")
     open_template(frontend, "resshift_x4_bundled")
     shown = frontend.page.evaluate("() => app.graph.getNodeById(3).widgets[0].value")
-    assert shown == "restoration_coffee.jpg"
-    assert frontend.picture_size(3) == [150, 100]
+    assert shown == "restoration_raccoon.png"
+    assert frontend.picture_size(3) == [256, 192]
     frontend.screenshot("first_steps_2_opened")
     frontend.run()
     assert frontend.page.evaluate("() => window.previews") >= 1  # the bundled model takes one step
-    assert frontend.picture_size(8) == [600, 400]
+    assert frontend.picture_size(8) == [1024, 768]
     assert frontend.page.get_by_text("missing", exact=False).count() == 0
     frontend.screenshot("first_steps_3_done")
     assert frontend.errors == []

@@ -17,6 +17,25 @@ pytestmark = [pytest.mark.comfy, pytest.mark.browser]
 PACK_ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = PACK_ROOT / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+# What shows a preview grows to its widgets and LiteGraph's least height of a picture.
+PREVIEWING = [
+    "DiffBIRRestoreImage",
+    "DiffBIRSampler",
+    "HYPIRRestoreImage",
+    "KSampler",
+    "ResShiftRestoreImage",
+    "ResidualShiftSampler",
+    "RestorationFacePhoto",
+    "RestorationTrainModel",
+    "RestorationVideo",
+    "SamplerCustomAdvanced",
+    "TrainLoraNode",
+]
+WITH_PREVIEWS = """kinds => app.graph._nodes.filter(node => kinds.includes(node.type)).map(node => {
+    const [x, y, width, height] = node.boundingRect;
+    return [node.id, [x, y, width, Math.max(height, node.computeSize()[1] + 220 + node.pos[1] - y)]];
+})"""
+BOXES = "() => app.graph._nodes.map(node => [node.id, [...node.boundingRect]])"
 
 
 def ui_workflow(name: str) -> dict[str, Any]:
@@ -47,6 +66,21 @@ def test_a_workflow_opens_whole_and_queues_what_its_api_copy_says_also_saved_and
     assert frontend.errors == []
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_previews_stay_in_their_groups_and_cover_no_node(frontend: Frontend, name: str):
+    workflow = ui_workflow(name)
+    frontend.open_workflow(workflow, name)
+    boxes = dict(frontend.page.evaluate(BOXES))
+    for grown, box in frontend.page.evaluate(WITH_PREVIEWS, PREVIEWING):
+        left, top, width, height = box
+        holds = [
+            x <= left and y <= top and left + width <= x + w and top + height <= y + h
+            for x, y, w, h in (group["bounding"] for group in workflow["groups"])
+        ]
+        assert any(holds), grown
+        assert all(apart(box, other) for key, other in boxes.items() if key != grown), grown
+
+
 @pytest.mark.parametrize("name", ["resshift_ksampler", "restoration_measure"])
 def test_a_run_from_the_page_shows_previews_and_the_picture(frontend: Frontend, name: str):
     frontend.open_workflow(ui_workflow(name), name)
@@ -55,6 +89,6 @@ def test_a_run_from_the_page_shows_previews_and_the_picture(frontend: Frontend, 
     assert frontend.page.evaluate("() => window.previews") >= (
         1 if name == "restoration_measure" else 4
     )
-    size = [3 * 600 + 2 * 8, 432] if name == "restoration_measure" else [600, 400]
+    size = [3 * 600 + 2 * 8, 432] if name == "restoration_measure" else [1024, 768]
     assert frontend.picture_size(8) == size
     frontend.screenshot(f"{name}_done")

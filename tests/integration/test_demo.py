@@ -29,12 +29,12 @@ def test_the_demonstration_shows_the_restored_picture_beside_its_enlargement(
 
     run_demo(server.url, tmp_path)
     said = capsys.readouterr().out
-    assert "150x100 -> 600x400, 1 step" in said
+    assert "256x192 -> 1024x768, 1 step" in said
     enlarged, restored = (float(found) for found in re.findall(r"SSIM ([\d.]+)", said))
     assert restored > enlarged + 0.01
     low_quality, picture = (Image.open(tmp_path / f"{name}.png") for name in ("input", "restored"))
     before = low_quality.resize(picture.size, Image.Resampling.BICUBIC)
     assert gradient_energy(picture) > 1.5 * gradient_energy(before)
     with Image.open(tmp_path / "comparison.png") as sheet:
-        shown = sheet.crop((608, 32, 1208, 432))
+        shown = sheet.crop((1032, 44, 2056, 812))
     assert np.array_equal(np.asarray(shown.convert("RGB")), np.asarray(picture.convert("RGB")))

@@ -103,6 +103,8 @@ def test_a_shipped_workflow_runs_and_saves_a_picture(comfy: InProcessComfy, name
     prompt = api_prompt(name)
     if name == "diffbir_v2_x4":
         prompt["5"]["inputs"]["steps"] = 2
+    if prompt["3"]["inputs"]["image"] == "restoration_raccoon.png":  # less to do for stand-ins
+        prompt["3"]["inputs"]["image"] = "restoration_coffee.jpg"
     run = comfy.run(prompt)
     assert run.success, run.error
     assert len(run.outputs["8"]["images"]) == 1

@@ -104,3 +104,35 @@ def test_codes_are_searched_in_float32_whatever_the_latent_is():
     latent = torch.randn(1, 5, 32, 32, generator=torch.Generator().manual_seed(3)).half()
     assert torch.equal(codebook.nearest(latent), codebook.nearest(latent.float()))
     assert codebook.quantise(latent).dtype == torch.float16
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 5, 1 << 10])
+def test_attention_some_rows_at_a_time_is_attention(rows_at_once, monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(2, 8, 5, 7, generator=generator, dtype=torch.float64) for _ in range(3))
+    monkeypatch.setattr(vq, "MAX_SCORES", rows_at_once * 2 * 35)
+    rows = [t.flatten(2).mT for t in (q, k, v)]  # (2, 35, 8)
+    expected = torch.nn.functional.scaled_dot_product_attention(*rows).mT.reshape(q.shape)
+    # exponentials are summed in float32
+    torch.testing.assert_close(vq.attend_in_rows(q, k, v), expected, rtol=0, atol=1e-6)
+
+
+def test_the_middle_attention_in_16_bit_on_a_cpu_is_that_of_32_bit(monkeypatch):
+    attention = golden_vq(CASES[0]).decoder.mid.attn_1.optimized_attention
+    generator = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(1, 64, 24, 24, generator=generator) for _ in range(3))
+    expected = attention(q, k, v)
+    calls = []
+    original = vq.attend_in_rows
+
+    def counted(*inputs):
+        calls.append(inputs)
+        return original(*inputs)
+
+    monkeypatch.setattr(vq, "attend_in_rows", counted)
+    made = attention(*(t.bfloat16() for t in (q, k, v)))
+    of_gradient = attention(q.bfloat16().requires_grad_(), k.bfloat16(), v.bfloat16())
+    assert len(calls) == 1, "what a gradient goes through keeps no scores"
+    for result in (made, of_gradient.detach()):
+        # three roundings to 8 bits, of scores, weights and values
+        assert (result.float() - expected).norm() < 0.02 * expected.norm()
