@@ -24,6 +24,12 @@ FLAT_ENERGY = 3e-5
 # Low-quality pixels that the mean of a phase of the pixel shuffle is taken over, in each direction.
 PHASE_WINDOW = 4
 STRUCTURE_WINDOW = 8
+# Side of the blocks whose spectra tell a grid, and the bins of the periods of 2 and 4 pixels in one
+# direction. The window spreads a grid's own power to the next bins; those after them tell what a
+# texture would have there.
+GRID_BLOCK = 16
+GRID_BINS = (0, 4, 8, 12)
+BESIDE = 2
 NORM_DECAY = 0.9
 
 
@@ -36,6 +42,8 @@ class LossShares:
         feature: Feature distance to the photograph and, where it is good, to the teacher's picture.
         energy: Difference of local gradient energies from the teacher's picture.
         phase: Unequal means of the phases of the pixel shuffle: a grid of dots.
+        grid: The same in what the network adds, in colours too, and only what stands out from the
+            texture around it.
         adversarial: The discriminator's word.
     """
 
@@ -43,6 +51,7 @@ class LossShares:
     feature: float = 1.5
     energy: float = 0.15
     phase: float = 0.6
+    grid: float = 0.3
     adversarial: float = 0.6
 
 
@@ -55,12 +64,14 @@ class Goal:
         teacher: Like `photograph`, the teacher's picture.
         trust: `(B,)` 1 where the teacher's picture is nearer to the photograph than the start's.
         detail: `(B,)` how much invented detail is asked for, 1 at the published noise.
+        start: Like `photograph`, the start's picture.
     """
 
     photograph: Tensor
     teacher: Tensor
     trust: Tensor
     detail: Tensor
+    start: Tensor
 
 
 def energy_difference(image: Tensor, target: Tensor) -> Tensor:
@@ -130,6 +141,47 @@ def phase_difference(image: Tensor, target: Tensor) -> Tensor:
     return (pattern.square().mean(dim=(1, 2, 3)) + 1e-10).sqrt()
 
 
+def grid_excess(added: Tensor) -> Tensor:
+    """Return how strong a grid is in what a network adds to a picture, `(B,)`.
+
+    A texture has about as much power at the periods of the pixel shuffle as at those beside them.
+    What there is above that is dots, of one colour or of several.
+
+    Args:
+        added: `(B, 3, H, W)`, both sides at least `GRID_BLOCK`.
+    """
+    red, green, blue = added.float().split(1, dim=1)
+    maps = torch.cat([added.float().mean(dim=1, keepdim=True), red - green, blue - green], dim=1)
+    step = GRID_BLOCK // 2
+    blocks = maps.unfold(2, GRID_BLOCK, step).unfold(3, GRID_BLOCK, step)  # (B, 3, h, w, 16, 16)
+    window = torch.hann_window(GRID_BLOCK, device=added.device)
+    window = window[:, None] * window
+    blocks = (blocks - blocks.mean(dim=(-2, -1), keepdim=True)) * window
+    power = torch.fft.fft2(blocks).abs().square() / window.square().sum()
+    grid, beside = _grid_bins(added.device)
+    power = power.flatten(-2)  # (B, 3, h, w, 256)
+    excess = F.relu(power @ grid.T - power @ beside.T)  # (B, 3, h, w, 15)
+    return (excess + 1e-8).sqrt().mean(dim=(1, 2, 3, 4))
+
+
+def _grid_bins(device: torch.device) -> Tensor:
+    """Return what picks the grid's bins of a block, and what takes the mean of those beside each.
+
+    Returns:
+        `(2, 15, GRID_BLOCK GRID_BLOCK)`.
+    """
+    bins = torch.arange(GRID_BLOCK, device=device)
+    places = [(row, column) for row in GRID_BINS for column in GRID_BINS if row or column]
+    weights = torch.zeros(2, len(places), GRID_BLOCK, GRID_BLOCK, device=device)
+    for number, place in enumerate(places):
+        away = [((bins - k + BESIDE) % GRID_BLOCK - BESIDE).abs() for k in place]
+        distance = torch.maximum(away[0][:, None], away[1][None])
+        weights[0, number] = distance == 0
+        weights[1, number] = distance == BESIDE
+    weights[1] /= weights[1, 0].sum()
+    return weights.flatten(-2)
+
+
 class RestorationLoss:
     """The parts of the loss and the running sizes of their gradients.
 
@@ -171,6 +223,7 @@ class RestorationLoss:
             "feature": feature,
             "energy": energy,
             "phase": lambda: phase_difference(image, goal.photograph).mean(),
+            "grid": lambda: grid_excess(image - goal.start).mean(),
             "adversarial": adversarial,
         }
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -30,6 +31,7 @@ from .network import (
     trained_weights,
 )
 from .pool import Pool, write_tiles
+from .refit import refit_last_layer
 from .start import read_start
 from .teacher import load_packed_teacher, load_teacher, pack_teacher
 from .trainer import CPU_SHAPES, Trainer, TrainSettings, append_row
@@ -116,6 +118,9 @@ def train(arguments: argparse.Namespace) -> None:
         wait_for_tiles(pool)
         settings = train_settings(arguments, device)
         trainer = Trainer(settings, pool, start, features, device)
+        if arguments.refit:
+            refit(trainer, arguments)
+            return
         state = run_folder / "state.pt"
         if state.exists():
             trainer.load_state(state)
@@ -132,11 +137,28 @@ def train(arguments: argparse.Namespace) -> None:
         trainer.run(run_folder / "losses.csv", arguments.export_minutes, export)
 
 
+def refit(trainer: Trainer, arguments: argparse.Namespace) -> None:
+    """Write the file of `arguments.refit` anew beside it, its last layer refitted."""
+    source: Path = arguments.refit
+    weights = load_weights(source)
+    trainer.start_from(trained_weights(weights))
+    refitted = refit_last_layer(trainer, arguments.minutes, arguments.residual)
+    weights |= {key_in_files(name): weight.cpu() for name, weight in refitted.items()}
+    with safe_open(source, framework="pt") as opened:
+        notes = dict(opened.metadata())
+    path = source.with_name(f"{source.stem}_refitted.safetensors")
+    changes = {"residual": f"{arguments.residual:g} of {notes.get('residual', '1')}, refitted"}
+    save_weights(path, weights, {**notes, **changes})
+    print(f"written to {path}")
+
+
 def train_settings(arguments: argparse.Namespace, device: torch.device) -> TrainSettings:
     """Return the settings that the command line and the device ask for."""
     usual = TrainSettings()
     pairs = (given.split("=") for given in arguments.share)
     shares = {name: float(share) for name, share in pairs}
+    if arguments.refit:
+        usual = replace(usual, prior_share=1.0, chain_share=0.0)
     return replace(
         usual,
         minutes=arguments.minutes,

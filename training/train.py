@@ -29,8 +29,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=CACHE, help="downloads, tiles and states")
     parser.add_argument("--pack", type=Path, help="write what a training needs to this folder")
     parser.add_argument("--packed", type=Path, help="train from such a folder, without a network")
+    parser.add_argument(
+        "--refit", type=Path, help="write an exported file with its last layer refitted"
+    )
     parser.add_argument("--publish", type=Path, help="make an exported file the bundled one")
-    parser.add_argument("--residual", type=float, default=1.0, help="strength of what is published")
+    parser.add_argument(
+        "--residual", type=float, default=1.0, help="strength of what is published or refitted"
+    )
     parser.add_argument("--write-tiles", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

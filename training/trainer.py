@@ -269,7 +269,8 @@ class Trainer:
             for tensor in (self.eta[batch.index].view(-1, 1, 1, 1), batch.kappa, batch.index)
         )
         detail = kappa.flatten() / SCHEDULE.kappa
-        goal = Goal(batch.photograph, batch.teacher, batch.trust, detail)
+        start = from_latent(batch.y)
+        goal = Goal(batch.photograph, batch.teacher, batch.trust, detail, start)
         with torch.autocast(self.device.type, torch.bfloat16):
             x_0 = predict(self.forward, batch.x, batch.y, batch.lq, index, eta, kappa)
         image = from_latent(x_0)

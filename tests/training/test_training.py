@@ -207,6 +207,24 @@ def test_the_phase_difference_catches_a_grid_and_nothing_else():
 
 
 @pytest.mark.comfy
+def test_the_grid_excess_catches_dots_of_one_or_more_colours_and_no_texture():
+    from pack.training.loss import grid_excess
+
+    def found(added: Tensor) -> float:
+        return grid_excess(added.expand(1, 3, 96, 96)).item()
+
+    noise = 0.01 * torch.randn(1, 1, 96, 96, generator=torch.Generator().manual_seed(1))
+    colours = torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1)
+    assert found(torch.zeros(1)) == pytest.approx(1e-4)
+    assert found(clouds()) == pytest.approx(1e-4, rel=0.5)
+    for texture in (noise, grid(3, 0.01)):
+        for period, times in ((2, 2), (4, 5)):
+            dots = grid(period, 0.01)
+            assert found(dots) > times * found(texture)
+            assert found(colours * dots) > times * found(colours * texture)
+
+
+@pytest.mark.comfy
 def test_the_structure_difference_is_what_the_similarity_lacks_to_one():
     from pack.images.metrics import ssim
     from pack.training.loss import structure_difference
@@ -246,7 +264,7 @@ def test_each_part_of_the_loss_has_its_share_of_the_gradient():
     torch.manual_seed(0)
     target = clouds().expand(2, -1, -1, -1)
     image = target + 0.05 * torch.randn(2, 3, 96, 96)
-    goal = Goal(target, target + 0.01, torch.ones(2), torch.ones(2))
+    goal = Goal(target, target + 0.01, torch.ones(2), torch.ones(2), target)
     judge = PatchDiscriminator().requires_grad_(False)
     nothing = dict.fromkeys(vars(LossShares()), 0.0)
 
@@ -329,7 +347,8 @@ def test_a_training_starts_at_the_starts_picture_and_moves(trainer):
     run = trainer()
     values = run.train_step()
     assert values["absolute"].item() < 2e-3  # the start makes no error in this pool
-    assert {"structure", "feature", "energy", "phase", "adversarial", "real", "made"} <= set(values)
+    parts = {"structure", "feature", "energy", "phase", "grid", "adversarial", "real", "made"}
+    assert parts <= set(values)
     assert values["adversarial"].item() == 0  # not listened to yet
     run.train_step()
     assert run.train_step()["adversarial"].item() > 0
@@ -340,7 +359,7 @@ def test_a_training_starts_at_the_starts_picture_and_moves(trainer):
 def test_training_lowers_the_error(trainer):
     from pack.training.loss import LossShares
 
-    alone = LossShares(structure=0.0, feature=0.0, energy=0.0, phase=0.0, adversarial=0.0)
+    alone = LossShares(**dict.fromkeys(vars(LossShares()), 0.0))
     run = trainer(shares=alone, seed=1)
     run.start = Enlargement(0.1)
     errors = [run.train_step()["absolute"].item() for _ in range(6)]
@@ -405,6 +424,35 @@ def test_a_run_logs_its_parts_and_exports_at_its_end(trainer, tmp_path, monkeypa
     named = dict(zip(header.split(","), row.split(","), strict=True))
     assert {"step", "minutes", "absolute", "adversarial", "real", "made", "tiles"} <= set(named)
     assert float(named["step"]) == 4
+
+
+# The last layer
+
+
+@pytest.mark.comfy
+def test_refitting_takes_the_grid_away_and_touches_the_last_layer_alone(trainer, monkeypatch):
+    from pack.training import refit
+    from pack.training.loss import grid_excess
+    from pack.training.network import restore
+
+    run = trainer(prior_share=1.0, chain_share=0.0, kappa_share=0.0)
+    with torch.no_grad():
+        torch.nn.init.normal_(run.network.out[2].weight, std=0.002)
+    before = {name: weight.clone() for name, weight in run.network.state_dict().items()}
+    clock = iter(range(1000))
+    monkeypatch.setattr(refit.time, "monotonic", lambda: float(next(clock)))
+    weights = refit.refit_last_layer(run, minutes=20 / 60, residual=0.5)
+    assert all(torch.equal(run.network.state_dict()[name], before[name]) for name in before)
+    changed = {name for name in before if not torch.equal(weights[name], before[name])}
+    assert changed <= {"out.2.weight", "out.2.bias"}
+    lq = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.6 + 0.2
+    halved = {**before, **{name: 0.5 * before[name] for name in changed}}
+    found = []
+    for tried in (halved, weights):
+        run.network.load_state_dict(tried)
+        restored = restore(run.network, run.start, lq, torch.Generator().manual_seed(0))
+        found.append(grid_excess(restored - run.start(lq)).mean().item())
+    assert found[1] < 0.8 * found[0]
 
 
 # The file
