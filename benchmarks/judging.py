@@ -198,7 +198,7 @@ def choose_runs(
     for kappa in settings.kappas:
         runs[f"{BUNDLED}, kappa {kappa:g}"] = run(with_kappa(model, kappa))
     for path in settings.others:
-        runs[path.stem] = run(load_resshift(path, dtype=settings.dtype))
+        runs[path.name] = run(load_resshift(path, dtype=settings.dtype))
     return runs
 
 

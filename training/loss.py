@@ -142,7 +142,7 @@ def phase_difference(image: Tensor, target: Tensor) -> Tensor:
 
 
 def grid_excess(added: Tensor) -> Tensor:
-    """Return how strong a grid is in what a network adds to a picture, `(B,)`.
+    """Return the power of a grid in what a network adds to a picture, `(B,)`.
 
     A texture has about as much power at the periods of the pixel shuffle as at those beside them.
     What there is above that is dots, of one colour or of several.
@@ -161,7 +161,7 @@ def grid_excess(added: Tensor) -> Tensor:
     grid, beside = _grid_bins(added.device)
     power = power.flatten(-2)  # (B, 3, h, w, 256)
     excess = F.relu(power @ grid.T - power @ beside.T)  # (B, 3, h, w, 15)
-    return (excess + 1e-8).sqrt().mean(dim=(1, 2, 3, 4))
+    return excess.mean(dim=(1, 2, 3, 4))
 
 
 def _grid_bins(device: torch.device) -> Tensor:

@@ -20,7 +20,7 @@ from .trainer import Trainer
 LEARNING_RATE = 4e-4
 LOG_EVERY = 50
 # Parts of the loss: to stay the picture it was, to be the photograph, to draw no grid.
-SAME, PHOTOGRAPH, GRID = 1.0, 0.3, 5.0
+SAME, PHOTOGRAPH, GRID = 1.0, 0.3, 2000.0
 
 
 def refit_last_layer(trainer: Trainer, minutes: float, residual: float = 1.0) -> dict[str, Tensor]:

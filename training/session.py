@@ -158,7 +158,7 @@ def train_settings(arguments: argparse.Namespace, device: torch.device) -> Train
     pairs = (given.split("=") for given in arguments.share)
     shares = {name: float(share) for name, share in pairs}
     if arguments.refit:
-        usual = replace(usual, prior_share=1.0, chain_share=0.0)
+        usual = replace(usual, prior_share=1.0, chain_share=0.0, kappa_share=0.25)
     return replace(
         usual,
         minutes=arguments.minutes,

@@ -215,10 +215,10 @@ def test_the_grid_excess_catches_dots_of_one_or_more_colours_and_no_texture():
 
     noise = 0.01 * torch.randn(1, 1, 96, 96, generator=torch.Generator().manual_seed(1))
     colours = torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1)
-    assert found(torch.zeros(1)) == pytest.approx(1e-4)
-    assert found(clouds()) == pytest.approx(1e-4, rel=0.5)
+    assert found(torch.zeros(1)) == 0
+    assert found(clouds()) < 0.01 * found(noise)
     for texture in (noise, grid(3, 0.01)):
-        for period, times in ((2, 2), (4, 5)):
+        for period, times in ((2, 3), (4, 12)):
             dots = grid(period, 0.01)
             assert found(dots) > times * found(texture)
             assert found(colours * dots) > times * found(colours * texture)
