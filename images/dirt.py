@@ -15,9 +15,7 @@ from .blur import gaussian_blur
 from .color import luminance
 
 GRID_BLOCK = 32
-# Bins of a block's spectrum at the periods of 2 and 4 pixels, and 0, in one direction.
-GRID_BINS = (0, 8, 16, 24)
-# Bins beside one of these that the window spreads it to, and those that it is compared with.
+# Bins beside one of a grid's that the window spreads it to, and those that it is compared with.
 SPREAD = 1
 BESIDE = 3
 # Noise of half a grey level: what is weaker than that is not seen.
@@ -58,26 +56,30 @@ def _grid_ratio(image: Tensor) -> Tensor:
     power = torch.fft.fft2(blocks).abs().square() / window.square().sum()
     power = power + UNSEEN**2
     flat = power.flatten(-2)
-    grid, beside = _grid_places().to(flat)
+    grid, beside = grid_places(GRID_BLOCK, BESIDE).to(flat)
     ratios = (flat @ grid.T) / (flat @ beside.T)
     return ratios.mean(dim=(1, 2, 3))
 
 
-def _grid_places() -> Tensor:
-    """Return what picks the grid's bins, and what takes the mean of those beside each of them.
+def grid_places(block: int, beside: int) -> Tensor:
+    """Return what picks a grid's bins of a spectrum, and what takes the mean of those beside each.
 
+    Args:
+        block: Side of the transformed blocks, a multiple of 4.
+        beside: Bins from a grid's own to the farthest that it is compared with.
     Returns:
-        `(2, 15, 1024)`: weights of the bins of a block's spectrum. Bins that the window spreads the
-        grid's own power to are in neither.
+        `(2, 15, block block)` float32: weights of the bins at the periods of 2 and 4 pixels. Bins
+        that a Hann window spreads the grid's own power to are in neither.
     """
-    bins = torch.arange(GRID_BLOCK)
-    places = [(row, column) for row in GRID_BINS for column in GRID_BINS if row or column]
-    weights = torch.zeros(2, len(places), GRID_BLOCK, GRID_BLOCK)
+    bins = torch.arange(block)
+    periods = range(0, block, block // 4)
+    places = [(row, column) for row in periods for column in periods if row or column]
+    weights = torch.zeros(2, len(places), block, block)
     for number, place in enumerate(places):
-        away = [((bins - k + BESIDE) % GRID_BLOCK - BESIDE).abs() for k in place]
+        away = [((bins - k + beside) % block - beside).abs() for k in place]
         distance = torch.maximum(away[0][:, None], away[1][None])
         weights[0, number] = distance == 0
-        weights[1, number] = (distance > SPREAD) & (distance <= BESIDE)
+        weights[1, number] = (distance > SPREAD) & (distance <= beside)
     weights[1] /= weights[1, 0].sum()
     return weights.flatten(-2)
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..images.color import luminance
+from ..images.dirt import grid_places
 from .discriminator import doubt
 from .features import FeatureDistance
 from .network import SCALE
@@ -24,11 +25,8 @@ FLAT_ENERGY = 3e-5
 # Low-quality pixels that the mean of a phase of the pixel shuffle is taken over, in each direction.
 PHASE_WINDOW = 4
 STRUCTURE_WINDOW = 8
-# Side of the blocks whose spectra tell a grid, and the bins of the periods of 2 and 4 pixels in one
-# direction. The window spreads a grid's own power to the next bins; those after them tell what a
-# texture would have there.
+# Side of the blocks whose spectra tell a grid, and the bins from it that tell a texture's power.
 GRID_BLOCK = 16
-GRID_BINS = (0, 4, 8, 12)
 BESIDE = 2
 NORM_DECAY = 0.9
 
@@ -158,28 +156,10 @@ def grid_excess(added: Tensor) -> Tensor:
     window = window[:, None] * window
     blocks = (blocks - blocks.mean(dim=(-2, -1), keepdim=True)) * window
     power = torch.fft.fft2(blocks).abs().square() / window.square().sum()
-    grid, beside = _grid_bins(added.device)
     power = power.flatten(-2)  # (B, 3, h, w, 256)
+    grid, beside = grid_places(GRID_BLOCK, BESIDE).to(power)
     excess = F.relu(power @ grid.T - power @ beside.T)  # (B, 3, h, w, 15)
     return excess.mean(dim=(1, 2, 3, 4))
-
-
-def _grid_bins(device: torch.device) -> Tensor:
-    """Return what picks the grid's bins of a block, and what takes the mean of those beside each.
-
-    Returns:
-        `(2, 15, GRID_BLOCK GRID_BLOCK)`.
-    """
-    bins = torch.arange(GRID_BLOCK, device=device)
-    places = [(row, column) for row in GRID_BINS for column in GRID_BINS if row or column]
-    weights = torch.zeros(2, len(places), GRID_BLOCK, GRID_BLOCK, device=device)
-    for number, place in enumerate(places):
-        away = [((bins - k + BESIDE) % GRID_BLOCK - BESIDE).abs() for k in place]
-        distance = torch.maximum(away[0][:, None], away[1][None])
-        weights[0, number] = distance == 0
-        weights[1, number] = distance == BESIDE
-    weights[1] /= weights[1, 0].sum()
-    return weights.flatten(-2)
 
 
 class RestorationLoss:

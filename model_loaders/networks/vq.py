@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 # Distances held at once while codes are searched, 16 MiB in float32.
 MAX_DISTANCES = 1 << 22
-# Attention scores held at once where they are, 12 MiB in two precisions.
+# Attention scores held at once where they are, some 20 MiB in two precisions.
 MAX_SCORES = 1 << 21
 
 

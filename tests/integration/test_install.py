@@ -130,7 +130,7 @@ def test_the_archive_works_in_a_clean_comfyui(installed: Path):
         prompt = json.loads((pack / "workflows/api/resshift_x4_bundled.json").read_text("utf-8"))
         run = server.run(prompt)
         assert run.end == "execution_success", server.log()[-2000:]
-        assert server.picture(run, "8").size == (600, 400)
+        assert server.picture(run, "8").size == (1024, 768)
         assert "custom_nodes/resshift-diffbir/" not in server.log()  # a file of ours in a traceback
 
 
