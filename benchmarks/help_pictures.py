@@ -2,7 +2,8 @@
 """Makes the pictures of the help pages: `python dev.py bench --help-pictures`.
 
 Photographs are scikit-image's and the samples of the workflows; what is done to them the pack's own
-functions do, with the bundled model. To be run again when that model, or an operation that a picture shows, has changed.
+functions do, with the bundled model. To be run again when that model, or an operation that a picture
+shows, has changed.
 """
 
 from __future__ import annotations
