@@ -45,6 +45,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k have taken their share
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("heavy") is None)
     needs_comfy = any(item.get_closest_marker("comfy") for item in items)
     if "not comfy" not in config.option.markexpr:
         needs_comfy = needs_comfy or config.stash.get(LEFT_OUT, False)

@@ -296,6 +296,34 @@ def test_what_dev_does_not_know_is_passed_on(line, command, extra):
     assert arguments.extra == extra
 
 
+def test_workers_take_test_files_in_the_order_of_the_collection(tmp_path, monkeypatch):
+    """By default the files of fewest tests come last, among them the heavy ones."""
+    log = tmp_path / "log"
+    for name, count in {"a": 1, "b": 4, "c": 4}.items():
+        tests = (
+            f"def test_{n}():\n    with open({str(log)!r}, 'a') as log:\n        log.write('{name}')\n"
+            for n in range(count)
+        )
+        (tmp_path / f"test_{name}.py").write_text("".join(tests))
+    settings = tmp_path / "pytest.ini"
+    settings.write_text("[pytest]\n")
+    monkeypatch.setattr(dev, "PYTHON", sys.executable)
+    monkeypatch.setattr(dev, "comfyui_version", lambda _: "of no import here")
+    assert dev.run_pytest(tmp_path, ["-q", "-c", str(settings), str(tmp_path)], workers=2) == 0
+    order = log.read_text()
+    assert sorted(order) == sorted("abbbbcccc")
+    assert "a" in order[:5], "the file of one test came last"
+
+
+@pytest.mark.skipif(not os.environ.get("COMFYUI_PATH"), reason="the heavy tests need ComfyUI")
+def test_heavy_tests_come_first():
+    chosen = ["tests/images/test_dirt.py", "tests/integration/test_full_size.py"]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *chosen]
+    listed = subprocess.run(command, cwd=dev.ROOT, capture_output=True, text=True, check=True)
+    assert listed.stdout.startswith(chosen[1])
+    assert chosen[0] in listed.stdout
+
+
 def test_a_folders_options_and_comfyuis_are_told_apart():
     arguments = dev.parse_arguments(
         ["folder", "w.json", "in", "out", "--set", "5.steps=4", "--", "--cpu"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.comfy, pytest.mark.slow]
+pytestmark = [pytest.mark.comfy, pytest.mark.slow, pytest.mark.heavy]
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 NEEDED_BYTES = 13 * 2**30

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pack.tests.support.bad_input_graphs import Prompt
     from pack.tests.support.comfy_client import Server
 
-pytestmark = [pytest.mark.comfy, pytest.mark.slow]
+pytestmark = [pytest.mark.comfy, pytest.mark.slow, pytest.mark.heavy]
 
 API = Path(__file__).resolve().parents[2] / "workflows" / "api"
 RUNS = 200
