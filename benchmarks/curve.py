@@ -9,13 +9,13 @@ process of its own, as in `run.py`.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from run import PRECISIONS, BenchError, run_worker
+from worker import require_comfyui
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PLOT = "speed-curve.png"
@@ -28,9 +28,7 @@ Point = dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    if not os.environ.get("COMFYUI_PATH"):
-        print("Set COMFYUI_PATH, or use: python dev.py bench --curve", file=sys.stderr)
-        return 1
+    require_comfyui("--curve")
     precisions = (arguments.precision,) if arguments.precision else PRECISIONS
     job = {"folder": "", "tiny": False, "threads": arguments.threads, "kind": "bundled", "batch": 1}
     points = []

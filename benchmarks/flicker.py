@@ -8,12 +8,11 @@ along the true motion is given as the ratio to that of the bicubic enlargement.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 from pages import write_section
-from worker import PACK_ROOT, set_up
+from worker import PACK_ROOT, require_comfyui, set_up
 
 PAGE = PACK_ROOT / "docs" / "video.md"
 MARKS = "<!-- flicker measured -->", "<!-- flicker end -->"
@@ -21,9 +20,7 @@ MARKS = "<!-- flicker measured -->", "<!-- flicker end -->"
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    if not os.environ.get("COMFYUI_PATH"):
-        print("Set COMFYUI_PATH, or use: python dev.py bench --flicker", file=sys.stderr)
-        return 1
+    require_comfyui("--flicker")
     set_up(None)
     # The pack and ComfyUI can be imported from here on.
     import torch

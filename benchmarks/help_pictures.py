@@ -9,12 +9,11 @@ shows, has changed.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker import PACK_ROOT, set_up
+from worker import PACK_ROOT, require_comfyui, set_up
 
 HELP = PACK_ROOT / "web" / "docs"
 
@@ -24,9 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="node ids; by default all")
     parser.add_argument("--output", type=Path, default=HELP, help="where to write, else web/docs")
     arguments = parser.parse_args(argv)
-    if not os.environ.get("COMFYUI_PATH"):
-        print("Set COMFYUI_PATH, or use: python dev.py bench --help-pictures", file=sys.stderr)
-        return 1
+    require_comfyui("--help-pictures")
     set_up("fp32")
     # The pack and ComfyUI can be imported from here on.
     from pack.benchmarks.illustrations import write_help_pictures

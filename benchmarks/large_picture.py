@@ -9,12 +9,11 @@ border would show. The photograph is the flower of `photographs.py`.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker import PACK_ROOT, set_up
+from worker import PACK_ROOT, require_comfyui, set_up
 
 CACHE = PACK_ROOT / ".dev" / "downloads"
 PHOTOGRAPH = "flower"
@@ -31,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 for its default")
     parser.add_argument("--output", type=Path, help="keep the result and pieces of it here")
     arguments = parser.parse_args(argv)
-    if not os.environ.get("COMFYUI_PATH"):
-        print("Set COMFYUI_PATH, or use: python dev.py bench --large", file=sys.stderr)
-        return 1
+    require_comfyui("--large")
     set_up(arguments.precision)
     # The pack and ComfyUI can be imported from here on.
     import comfy.model_management

@@ -9,7 +9,6 @@ decides the rest.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from pages import write_section
 from run import BenchError, in_mib, run_worker
+from worker import require_comfyui
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "one-call.md"
 # Steps of systems that would take minutes; cost is linear in them, so that two short runs tell.
@@ -43,9 +43,7 @@ Found = dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    if not os.environ.get("COMFYUI_PATH"):
-        print("Set COMFYUI_PATH, or use: python dev.py bench --one-call", file=sys.stderr)
-        return 1
+    require_comfyui("--one-call")
     systems = [name for name in SYSTEMS if arguments.only in name]
     try:
         machine, found = measure(systems, arguments)

@@ -8,13 +8,12 @@ pack's own functions.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker import PACK_ROOT, set_up
+from worker import PACK_ROOT, require_comfyui, set_up
 
 DOCS = PACK_ROOT / "docs"
 THUMBNAIL = PACK_ROOT / "workflows" / "restoration_train_model.jpg"
@@ -28,9 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--write-docs", action="store_true", help="write them to docs/, and the thumbnail"
     )
     arguments = parser.parse_args(argv)
-    if not os.environ.get("COMFYUI_PATH"):
-        print("Set COMFYUI_PATH, or use: python dev.py bench --own-model", file=sys.stderr)
-        return 1
+    require_comfyui("--own-model")
     set_up(None)
     # The pack and ComfyUI can be imported from here on.
     from pack.benchmarks.own_model_example import run_example

@@ -8,12 +8,11 @@ beside those of bicubic enlargement and of two published networks, and which tar
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker import PACK_ROOT, set_up
+from worker import PACK_ROOT, require_comfyui, set_up
 
 DOCS = PACK_ROOT / "docs"
 CACHE = PACK_ROOT / ".dev" / "downloads"
@@ -21,9 +20,7 @@ CACHE = PACK_ROOT / ".dev" / "downloads"
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    if not os.environ.get("COMFYUI_PATH"):
-        print("Set COMFYUI_PATH, or use: python dev.py bench --quality", file=sys.stderr)
-        return 1
+    require_comfyui("--quality")
     set_up(None)
     # The pack and ComfyUI can be imported from here on.
     import torch

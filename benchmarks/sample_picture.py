@@ -12,13 +12,12 @@ from __future__ import annotations
 import argparse
 import bz2
 import hashlib
-import os
 import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker import PACK_ROOT, set_up
+from worker import PACK_ROOT, require_comfyui, set_up
 
 INPUTS = PACK_ROOT / "workflows" / "inputs"
 ORIGINAL, SAMPLE = "restoration_raccoon_original.jpg", "restoration_raccoon.png"
@@ -45,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--fetch", action="store_true", help="also the original, from scipy's wheel"
     )
     arguments = parser.parse_args(argv)
-    if not os.environ.get("COMFYUI_PATH"):
-        print("Set COMFYUI_PATH, or use: python dev.py bench --sample", file=sys.stderr)
-        return 1
+    require_comfyui("--sample")
     set_up("fp32")
     if arguments.fetch:
         write_original(INPUTS / ORIGINAL)

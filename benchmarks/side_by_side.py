@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -45,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.job:
         print(json.dumps(run_part(**json.loads(arguments.job))))
         return 0
-    if not os.environ.get("COMFYUI_PATH"):
-        print("Set COMFYUI_PATH, or use: python dev.py bench --side-by-side", file=sys.stderr)
-        return 1
+    worker.require_comfyui("--side-by-side")
     rows = []
     with tempfile.TemporaryDirectory(prefix="resshift-bench-") as folder:
         for part in PARTS:

@@ -10,12 +10,11 @@ aligned faces, of inpainting and of a LoRA are not made anew.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker import PACK_ROOT, set_up
+from worker import PACK_ROOT, require_comfyui, set_up
 
 WORKFLOWS = PACK_ROOT / "workflows"
 CACHE = PACK_ROOT / ".dev" / "downloads"
@@ -26,9 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="workflows; by default all")
     parser.add_argument("--output", type=Path, default=WORKFLOWS, help="where to, else workflows")
     arguments = parser.parse_args(argv)
-    if not os.environ.get("COMFYUI_PATH"):
-        print("Set COMFYUI_PATH, or use: python dev.py bench --thumbnails", file=sys.stderr)
-        return 1
+    require_comfyui("--thumbnails")
     set_up("fp32")
     # The pack and ComfyUI can be imported from here on.
     from pack.benchmarks.thumbnail_pictures import write_thumbnails

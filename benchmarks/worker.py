@@ -60,6 +60,16 @@ def main() -> None:
     print(json.dumps(found))
 
 
+def require_comfyui(option: str = "") -> None:
+    """End this command with advice unless `COMFYUI_PATH` is set.
+
+    Args:
+        option: What asks `python dev.py bench` for this command.
+    """
+    if not os.environ.get("COMFYUI_PATH"):
+        sys.exit(f"Set COMFYUI_PATH, or use: python dev.py bench {option}".rstrip())
+
+
 def set_up(precision: str | None) -> None:
     """Make ComfyUI and, as `pack`, this pack importable, on the device ComfyUI would take."""
     make_importable()
