@@ -1,90 +1,70 @@
-"""Tells restored crops from photographs, patch by patch.
+"""Tells restored crops from real ones by the features of a network that knows photographs.
 
-Source: Isola et al. 2017 (arXiv 1611.07004), section 2.2.2, with the spectral norms of Miyato et
-al. 2018 (arXiv 1802.05957).
+Small heads look at frozen features of EfficientNet-Lite0, so they learn within a hundred steps what
+a discriminator of its own layers, on crops of its own, takes many thousands for. A restored crop and
+a real one of the same place are judged as a pair: which of both is the real one.
+
+Source: Sauer et al. 2021 (arXiv 2111.01007), sections 3.1 and 3.2, without the random mixing of
+features; the pairs of Jolicoeur-Martineau 2019 (arXiv 1807.00734).
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WIDTH = 64
-# Layers as input channels, output channels, side of the kernel and stride. The first sees every
-# pixel of a period of the shuffle, so a grid cannot hide between its strides.
-FINE = ((3, WIDTH, 4, 2), (WIDTH, WIDTH, 3, 1), (WIDTH, 2 * WIDTH, 4, 2))
-COARSE = (
-    (2 * WIDTH, 4 * WIDTH, 4, 2),
-    (4 * WIDTH, 4 * WIDTH, 3, 1),
-    (4 * WIDTH, 4 * WIDTH, 4, 2),
-)
+from .features import TAPPED_WIDTHS
+
+# Channels of a head.
+HIDDEN = 64
 
 
-class SpectralConv(nn.Module):
-    """A convolution whose filters, as a matrix, are divided by their largest singular value.
-
-    Power iterations run in float32 whatever the rest is computed in.
-    """
-
-    direction: Tensor
-
-    def __init__(self, before: int, after: int, kernel: int, stride: int = 1):
-        super().__init__()
-        self.conv = nn.Conv2d(before, after, kernel, stride, padding=1)
-        self.register_buffer("direction", F.normalize(torch.randn(after), dim=0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the convolved `x`."""
-        weight = self.conv.weight
-        with torch.autocast(x.device.type, enabled=False):
-            matrix = weight.flatten(1)
-            with torch.no_grad():
-                right = F.normalize(matrix.mT @ self.direction, dim=0)
-                left = F.normalize(matrix @ right, dim=0)
-                if weight.requires_grad:
-                    self.direction.copy_(left)
-            weight = weight / (left @ (matrix @ right))
-        return F.conv2d(x, weight, self.conv.bias, self.conv.stride, self.conv.padding)
-
-
-class PatchDiscriminator(nn.Module):
-    """Judges patches of two sizes: about 20 and about 90 pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fine = nn.Sequential(*_layers(FINE))
-        self.coarse = nn.Sequential(*_layers(COARSE))
-        self.fine_head = SpectralConv(2 * WIDTH, 1, 3)
-        self.coarse_head = SpectralConv(4 * WIDTH, 1, 3)
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Return scores of the patches of `image` (B, 3, H, W) in [0, 1], above 0 for photographs.
-
-        Returns:
-            `(B, 1, H / 4, W / 4)` and `(B, 1, H / 16, W / 16)`.
-        """
-        fine = self.fine(image * 2 - 1)
-        return [self.fine_head(fine), self.coarse_head(self.coarse(fine))]
-
-
-def _layers(sizes: tuple[tuple[int, int, int, int], ...]) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for before, after, kernel, stride in sizes:
-        layers.append(SpectralConv(before, after, kernel, stride))
-        layers.append(nn.LeakyReLU(0.2))
-    return layers
-
-
-def doubt(scores: list[Tensor], *, photographs: bool) -> Tensor:
-    """Return how far scores are from saying that all crops are photographs, or that none is.
+class FeatureDiscriminator(nn.Module):
+    """Heads on features of several depths, from single edges to shapes of a hundred pixels.
 
     Args:
-        scores: Of `PatchDiscriminator`.
-        photographs: What they should say.
-    Returns:
-        `(B,)` float32, the logistic loss.
+        widths: Channels of the features.
     """
-    sign = -1 if photographs else 1
-    parts = [F.softplus(sign * score.float()).mean(dim=(1, 2, 3)) for score in scores]
+
+    def __init__(self, widths: Sequence[int] = TAPPED_WIDTHS) -> None:
+        super().__init__()
+        # Features of one depth differ in size a hundred times.
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width, affine=False) for width in widths)
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, HIDDEN, 3, padding=1),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(HIDDEN, HIDDEN, 3, padding=1),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(HIDDEN, 1, 1),
+            )
+            for width in widths
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return scores of every place, larger for what looks real.
+
+        Args:
+            features: `(B, widths[k], H_k, W_k)` of one or several pictures, see `FeatureDistance.taps`.
+        Returns:
+            `(B, 1, H_k, W_k)` each.
+        """
+        layers = zip(self.heads, self.norms, features, strict=True)
+        return [head(norm(found)) for head, norm, found in layers]
+
+
+def doubt(higher: Sequence[Tensor], lower: Sequence[Tensor]) -> Tensor:
+    """Return how far two crops' scores are from saying that the first is the more real one.
+
+    Args:
+        higher: Scores of the crops that are to be taken for the real ones.
+        lower: Scores of the others of the same places.
+    Returns:
+        `(B,)` float32, the logistic loss, log 2 where both look alike.
+    """
+    parts = [
+        F.softplus((b - a).float()).mean(dim=(1, 2, 3)) for a, b in zip(higher, lower, strict=True)
+    ]
     return sum(parts) / len(parts)

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 TAPPED_BLOCKS = (0, 2, 4, 7)
+# Channels of the stem's features and of those blocks'.
+TAPPED_WIDTHS = (32, 16, 24, 40, 80)
 MEAN = 0.498
 STD = 0.502
 
@@ -73,12 +75,20 @@ class FeatureDistance(TappedDistance):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return the normalised features of `image` (B, 3, H, W) in [0, 1]."""
-        x = self.stem((image - MEAN) / STD)
-        tapped = [normalize(x)]
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index in TAPPED_BLOCKS:
-                tapped.append(normalize(x))
+        return [normalize(found) for found in self.taps(image)]
+
+    def taps(self, image: Tensor) -> list[Tensor]:
+        """Return the features of `image` (B, 3, H, W) in [0, 1], with `TAPPED_WIDTHS` channels.
+
+        Computed in float32, as `distances`.
+        """
+        with torch.autocast(image.device.type, enabled=False):
+            x = self.stem((image.float() - MEAN) / STD)
+            tapped = [x]
+            for index, block in enumerate(self.blocks):
+                x = block(x)
+                if index in TAPPED_BLOCKS:
+                    tapped.append(x)
         return tapped
 
 

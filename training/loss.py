@@ -42,7 +42,7 @@ class LossShares:
         phase: Unequal means of the phases of the pixel shuffle: a grid of dots.
         grid: The same in what the network adds, in colours too, and only what stands out from the
             texture around it.
-        adversarial: The discriminator's word.
+        adversarial: The discriminator's doubt that the picture, of two, is the real one.
     """
 
     structure: float = 0.5
@@ -70,6 +70,11 @@ class Goal:
     trust: Tensor
     detail: Tensor
     start: Tensor
+
+    @property
+    def real(self) -> Tensor:
+        """What passes for real, like `photograph`: the teacher's picture where it is trusted."""
+        return torch.where(self.trust.view(-1, 1, 1, 1) > 0, self.teacher, self.photograph)
 
 
 def energy_difference(image: Tensor, target: Tensor) -> Tensor:
@@ -187,9 +192,11 @@ class RestorationLoss:
             return (to_photograph + 0.5 * goal.detail * goal.trust * to_teacher).mean()
 
         def adversarial() -> Tensor:
+            with torch.no_grad():
+                of_real = self.features.taps(goal.real)
             with torch.autocast(image.device.type, torch.bfloat16):
-                scores = discriminator(image)
-            return (goal.detail * doubt(scores, photographs=True)).mean()
+                scores = discriminator(self.features.taps(image)), discriminator(of_real)
+            return (goal.detail * doubt(*scores)).mean()
 
         def structure() -> Tensor:
             return structure_difference(image, goal.photograph).mean()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..samplers.chain import forward_sample, posterior_step, prior_sample
-from .discriminator import PatchDiscriminator, doubt
+from .discriminator import FeatureDiscriminator, doubt
 from .features import FeatureDistance
 from .loss import Goal, LossShares, RestorationLoss
 from .muon import Muon, split_parameters
@@ -59,7 +59,7 @@ class TrainSettings:
     minutes: float = 95.0
     matrix_rate: float = 1.5e-3
     other_rate: float = 5e-4
-    discriminator_rate: float = 4e-4
+    discriminator_rate: float = 1e-3
     warmup_steps: int = 50
     final_rate: float = 0.01
     weight_decay: float = 0.01
@@ -138,7 +138,7 @@ class Trainer:
         self.network = build_network().to(**made)
         self.average = build_network().to(**made).requires_grad_(False)
         self.average.load_state_dict(self.network.state_dict())
-        self.discriminator = PatchDiscriminator().to(**made)
+        self.discriminator = FeatureDiscriminator().to(**made)
         matrices, rest = split_parameters(self.network)
         decay = settings.weight_decay
         adam = torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=decay)
@@ -147,7 +147,7 @@ class Trainer:
             (adam, settings.other_rate),
         ]
         judging = torch.optim.AdamW(
-            self.discriminator.parameters(), lr=0.0, betas=(0.5, 0.99), weight_decay=0.0
+            self.discriminator.parameters(), lr=0.0, betas=(0.0, 0.99), weight_decay=0.0
         )
         self.judging = (judging, settings.discriminator_rate)
         self.loss = RestorationLoss(settings.shares, features)
@@ -276,12 +276,12 @@ class Trainer:
         image = from_latent(x_0)
         parts = {}
         if settings.shares.adversarial:
-            parts = self._judge(image.detach(), batch.photograph, detail)
-        self.discriminator.requires_grad_(False)
+            parts = self._judge(image.detach(), goal)
+        self.discriminator.requires_grad_(False).eval()
         gradient, values = self.loss.gradient(
             image, goal, self.discriminator, adversarial=self.adversarial_share()
         )
-        self.discriminator.requires_grad_(True)
+        self.discriminator.requires_grad_(True).train()
         self.network.zero_grad(set_to_none=True)
         image.backward(gradient)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
@@ -292,17 +292,19 @@ class Trainer:
         self._update_average()
         return {**values, **parts, "norm": norm}
 
-    def _judge(self, fake: Tensor, photograph: Tensor, detail: Tensor) -> dict[str, Tensor]:
-        """Train the discriminator on one batch."""
+    def _judge(self, made: Tensor, goal: Goal) -> dict[str, Tensor]:
+        """Train the discriminator on one batch, as pairs of what is real and what was made."""
         optimizer, _ = self.judging
+        with torch.no_grad():
+            taps = self.loss.features.taps(torch.cat([goal.real, made]))  # (2 B, ...)
         with torch.autocast(self.device.type, torch.bfloat16):
-            of_real, of_fake = self.discriminator(photograph), self.discriminator(fake)
-        real = doubt(of_real, photographs=True).mean()
-        made = (detail.clamp(max=1) * doubt(of_fake, photographs=False)).mean()
+            scores = [score.chunk(2) for score in self.discriminator(taps)]
+        of_real, of_made = zip(*scores, strict=True)
+        judged = (goal.detail.clamp(max=1) * doubt(of_real, of_made)).mean()
         self.discriminator.zero_grad(set_to_none=True)
-        (real + made).backward()
+        judged.backward()
         optimizer.step()
-        return {"real": real.detach(), "made": made.detach()}
+        return {"judged": judged.detach()}
 
     def adversarial_share(self) -> float:
         """Return the share of the discriminator's full weight at this step."""
