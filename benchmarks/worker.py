@@ -60,14 +60,14 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def require_comfyui(option: str = "") -> None:
+def require_comfyui(option: str) -> None:
     """End this command with advice unless `COMFYUI_PATH` is set.
 
     Args:
         option: What asks `python dev.py bench` for this command.
     """
     if not os.environ.get("COMFYUI_PATH"):
-        sys.exit(f"Set COMFYUI_PATH, or use: python dev.py bench {option}".rstrip())
+        sys.exit(f"Set COMFYUI_PATH, or use: python dev.py bench {option}")
 
 
 def set_up(precision: str | None) -> None:

@@ -22,16 +22,12 @@ HIDDEN = 64
 
 
 class FeatureDiscriminator(nn.Module):
-    """Heads on features of several depths, from single edges to shapes of a hundred pixels.
+    """Heads on features of several depths, from single edges to shapes of a hundred pixels."""
 
-    Args:
-        widths: Channels of the features.
-    """
-
-    def __init__(self, widths: Sequence[int] = TAPPED_WIDTHS) -> None:
+    def __init__(self) -> None:
         super().__init__()
         # Features of one depth differ in size a hundred times.
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width, affine=False) for width in widths)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width, affine=False) for width in TAPPED_WIDTHS)
         self.heads = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(width, HIDDEN, 3, padding=1),
@@ -40,14 +36,14 @@ class FeatureDiscriminator(nn.Module):
                 nn.LeakyReLU(0.2),
                 nn.Conv2d(HIDDEN, 1, 1),
             )
-            for width in widths
+            for width in TAPPED_WIDTHS
         )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Return scores of every place, larger for what looks real.
 
         Args:
-            features: `(B, widths[k], H_k, W_k)` of one or several pictures, see `FeatureDistance.taps`.
+            features: `(B, TAPPED_WIDTHS[k], H_k, W_k)`, of `FeatureDistance.taps`.
         Returns:
             `(B, 1, H_k, W_k)` each.
         """

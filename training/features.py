@@ -78,17 +78,13 @@ class FeatureDistance(TappedDistance):
         return [normalize(found) for found in self.taps(image)]
 
     def taps(self, image: Tensor) -> list[Tensor]:
-        """Return the features of `image` (B, 3, H, W) in [0, 1], with `TAPPED_WIDTHS` channels.
-
-        Computed in float32, as `distances`.
-        """
-        with torch.autocast(image.device.type, enabled=False):
-            x = self.stem((image.float() - MEAN) / STD)
-            tapped = [x]
-            for index, block in enumerate(self.blocks):
-                x = block(x)
-                if index in TAPPED_BLOCKS:
-                    tapped.append(x)
+        """Return the features of `image` (B, 3, H, W) in [0, 1], with `TAPPED_WIDTHS` channels."""
+        x = self.stem((image - MEAN) / STD)
+        tapped = [x]
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in TAPPED_BLOCKS:
+                tapped.append(x)
         return tapped
 
 

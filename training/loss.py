@@ -194,8 +194,9 @@ class RestorationLoss:
         def adversarial() -> Tensor:
             with torch.no_grad():
                 of_real = self.features.taps(goal.real)
+            of_image = self.features.taps(image)
             with torch.autocast(image.device.type, torch.bfloat16):
-                scores = discriminator(self.features.taps(image)), discriminator(of_real)
+                scores = discriminator(of_image), discriminator(of_real)
             return (goal.detail * doubt(*scores)).mean()
 
         def structure() -> Tensor:

@@ -190,14 +190,10 @@ class Trainer:
         self.loss.norms = state["norms"]
         self.step, self.seconds = state["step"], state["seconds"]
 
-    def start_from(
-        self, weights: dict[str, Tensor], discriminator: dict[str, Tensor] | None = None
-    ) -> None:
+    def start_from(self, weights: dict[str, Tensor]) -> None:
         """Start from the weights of an exported file, with fresh optimisers."""
         self.network.load_state_dict(weights)
         self.average.load_state_dict(weights)
-        if discriminator is not None:
-            self.discriminator.load_state_dict(discriminator)
 
     # Steps
 
