@@ -15,6 +15,7 @@ from .checkpoint import (
     not_the_network,
 )
 from .networks.compact import CompactConfig
+from .networks.rrdb import RRDBConfig
 from .networks.swin_unet import CONDITION_BASE_CHANNELS, SwinUNetConfig
 from .networks.vq import VQConfig
 from .weight_names import TABLE_IN_FILES, key_in_network
@@ -33,6 +34,15 @@ SWIN_UNET_KEYS = (
     f"{MIDDLE_SWIN}patch_embed.proj.weight",
     BIAS_TABLE,
     HIDDEN_LAYER,
+)
+
+START_PREFIX = "start."
+# Tensors by which a start of dense blocks is known; others enlarge by another factor.
+RRDB_KEYS = (
+    "conv_first.weight",
+    "body.0.rdb1.conv1.weight",
+    "conv_up1.weight",
+    "conv_up2.weight",
 )
 
 
@@ -191,18 +201,51 @@ def swin_unet_weights(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _detect_start(shapes: dict[str, tuple[int, ...]], path: Path) -> CompactConfig | None:
+def _detect_start(
+    shapes: dict[str, tuple[int, ...]], path: Path
+) -> CompactConfig | RRDBConfig | None:
+    own = {
+        key.removeprefix(START_PREFIX): shape
+        for key, shape in shapes.items()
+        if key.startswith(START_PREFIX)
+    }
+    if not own:
+        return None
+    if any(re.fullmatch(r"body\.\d+\.rdb\d\..*|conv_.*", key) for key in own):
+        return _detect_rrdb(own, path)
+    return _detect_compact(own, path)
+
+
+def _detect_rrdb(own: dict[str, tuple[int, ...]], path: Path) -> RRDBConfig:
+    missing = [START_PREFIX + key for key in RRDB_KEYS if key not in own]
+    if missing or "conv_up3.weight" in own:
+        found = f"without {', '.join(missing)}" if missing else "with a conv_up3"
+        raise UnsupportedCheckpointError(
+            path,
+            f"has an RRDBNet for its start {found}; only those that enlarge by 4, with conv_up1 and"
+            " conv_up2, are known. Choose another file, or download it again if it is damaged",
+            [START_PREFIX + key for key in own],
+        )
+    blocks = {match[1] for key in own if (match := re.match(r"body\.(\d+)\.", key))}
+    first, added = own["conv_first.weight"], own["body.0.rdb1.conv1.weight"]
+    return RRDBConfig(features=first[0], growth=added[0], blocks=len(blocks))
+
+
+def _detect_compact(own: dict[str, tuple[int, ...]], path: Path) -> CompactConfig:
     convolutions = {
         int(match[1]): shape
-        for key, shape in shapes.items()
-        if (match := re.fullmatch(r"start\.body\.(\d+)\.weight", key)) and len(shape) == 4
+        for key, shape in own.items()
+        if (match := re.fullmatch(r"body\.(\d+)\.weight", key)) and len(shape) == 4
     }
-    if not convolutions:
-        return None
-    outputs = convolutions[max(convolutions)][0]
+    outputs = convolutions[max(convolutions)][0] if convolutions else 0
     scale = math.isqrt(outputs // 3)
-    if len(convolutions) < 3 or 3 * scale**2 != outputs:
-        raise UnsupportedCheckpointError(path, "has a network for its start that is none we know")
+    if len(convolutions) < 3 or 0 not in convolutions or 3 * scale**2 != outputs:
+        raise UnsupportedCheckpointError(
+            path,
+            "has a network for its start that is neither an RRDBNet nor a compact one of"
+            " Real-ESRGAN; choose another file, or download it again if it is damaged",
+            [START_PREFIX + key for key in own],
+        )
     return CompactConfig(convolutions[0][0], len(convolutions) - 2, scale)
 
 

@@ -93,6 +93,7 @@ def load_resshift(
             noise_channels=record.noise_channels,
         )
         _check_mask(network, record, path)
+        _check_start(network, record, path)
         with torch.device("meta"):  # before a wrong shape asks for memory
             layout = SwinUNet(network, operations=comfy.ops.disable_weight_init)
         check_weights(layout, checkpoint, weights)
@@ -125,6 +126,15 @@ def _check_mask(network: SwinUNetConfig, record: ResShiftRecord, path: Path) -> 
             "sees one channel beside the state and the image: of noise, as a student of RSD, or of a"
             f" mask, as a network for inpainting; but its preset or record is of {record.task}"
             f" without either. Set preset to '{RSD_X4}', '{RSD_X2}' or one of inpainting",
+        )
+
+
+def _check_start(network: SwinUNetConfig, record: ResShiftRecord, path: Path) -> None:
+    if network.start is not None and network.start.scale != record.scale:
+        raise UnsupportedCheckpointError(
+            path,
+            f"has a network for its start that enlarges by {network.start.scale}, but its preset or"
+            f" record is of scale {record.scale}. Set preset to one of scale {network.start.scale}",
         )
 
 

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 # Side of the pieces of a large picture, in low-quality pixels, without the margin that a call sees
-# around them: a pixel for each convolution, so that pieces equal the whole.
+# around them, so that pieces equal the whole.
 CORE_PX = 1024
-# Maps of its width that the network holds at once.
-HELD_MAPS = 4
 
 
 def start_picture(model: Any, planes: Tensor) -> Tensor:
@@ -27,11 +25,10 @@ def start_picture(model: Any, planes: Tensor) -> Tensor:
     network = model.model.diffusion_model.start
     dtype = model.model.get_dtype_inference()
     config = network.config
-    margin = config.convolutions + 2
+    margin = config.margin
     height, width = planes.shape[-2:]
-    side = min(CORE_PX + 2 * margin, max(height, width))
-    element = comfy.model_management.dtype_size(dtype)
-    needed = HELD_MAPS * config.features * side * side * element
+    held = config.values_held(*(min(CORE_PX + 2 * margin, side) for side in (height, width)))
+    needed = held * comfy.model_management.dtype_size(dtype)
     comfy.model_management.load_models_gpu([model], memory_required=needed)
     device = comfy.model_management.intermediate_device()
     made = torch.empty(len(planes), 3, config.scale * height, config.scale * width, device=device)

@@ -31,6 +31,20 @@ class CompactConfig:
     convolutions: int = 32
     scale: int = 4
 
+    @property
+    def margin(self) -> int:
+        """Low-quality pixels that a pixel of the result sees in each direction."""
+        return self.convolutions + 2
+
+    def values_held(self, height: int, width: int) -> int:
+        """Return how many values the network holds at once, besides weights and without gradients.
+
+        Args:
+            height: Of the image, in pixels.
+            width: Of the image, in pixels.
+        """
+        return 4 * max(self.features, 3 * self.scale**2) * height * width
+
 
 class ParametricReLU(OwnWeight):
     """Identity above 0, a learned slope for each channel below it."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...images.padding import multiple_above, reflect_pad_to
 from .compact import CompactConfig, CompactNet
+from .rrdb import RRDBConfig, RRDBNet
 from .swin import SwinLayer
 
 CONDITION_BASE_CHANNELS = 16
@@ -62,7 +63,7 @@ class SwinUNetConfig:
     cond_mask: bool = False
     cond_start: bool = False
     noise_channels: int = 0
-    start: CompactConfig | None = None
+    start: CompactConfig | RRDBConfig | None = None
     use_scale_shift_norm: bool = True
     patch_norm: bool = False
 
@@ -160,7 +161,7 @@ class SwinUNet(nn.Module):
         self.feature_extractor, feature_channels = _feature_extractor(config, made, plain)
 
         # Called for the latent that sampling starts around, not in `forward`.
-        self.start = CompactNet(config.start, **made) if config.start else None
+        self.start = _start_network(config.start, made)
         seen = config.latent_channels * (2 if config.cond_start else 1) + feature_channels
         seen += config.noise_channels
 
@@ -287,6 +288,12 @@ class SwinUNet(nn.Module):
         for block in self.output_blocks:
             x = block(torch.cat([x, skips.pop()], dim=1), emb, transformer_options)
         return self.out(x)[..., :height, :width]  # (B, latent_channels, H, W)
+
+
+def _start_network(config: CompactConfig | RRDBConfig | None, made: dict) -> nn.Module | None:
+    if config is None:
+        return None
+    return RRDBNet(config, **made) if isinstance(config, RRDBConfig) else CompactNet(config, **made)
 
 
 def _feature_extractor(config: SwinUNetConfig, made: dict, plain: dict) -> tuple[nn.Module, int]:

@@ -15,6 +15,7 @@ from pack.model_loaders.weight_names import key_in_files
 from pack.tests.support.golden import GOLDEN, golden_manifest
 from pack.tests.support.tiny import (
     BUFFERS,
+    DENSELY_STARTED_UNET,
     OPERATIONS,
     STARTED_UNET,
     TINY_UNET,
@@ -39,6 +40,7 @@ UNET_CONFIGS = {
     "three stages, 8 channels": replace(TINY_UNET, condition_stages=3, latent_channels=8),
     "48 channels": replace(TINY_UNET, latent_channels=48),
     "a start of its own": STARTED_UNET,
+    "a start of dense blocks": DENSELY_STARTED_UNET,
     "sees its start": replace(TINY_UNET, latent_channels=48, cond_start=True),
     "blocks per level": replace(
         TINY_UNET, channel_mult=(1, 1, 3), num_res_blocks=(1, 3, 2), attention_levels=(True,) * 3
@@ -290,6 +292,38 @@ def test_a_released_file_with_any_single_key_missing_is_refused_and_never_fails_
         weights = {key: tensor for key, tensor in whole.items() if key != missing}
         with pytest.raises(UnsupportedCheckpointError, match=r"'net\.pth'"):
             check_unet(weights)
+
+
+@pytest.mark.parametrize("config", [STARTED_UNET, DENSELY_STARTED_UNET], ids=["compact", "dense"])
+def test_a_file_with_any_single_key_of_its_start_missing_is_refused(config):
+    whole = in_files(build(config))
+    of_start = [key for key in whole if key.startswith("start.")]
+    assert of_start
+    for missing in of_start:
+        weights = {key: tensor for key, tensor in whole.items() if key != missing}
+        with pytest.raises(UnsupportedCheckpointError, match=r"'net\.pth' (has|lacks)"):
+            check_unet(weights)
+
+
+OTHER_STARTS = {
+    "twice": (DENSELY_STARTED_UNET, ("conv_up2.",), {}, r"without start\.conv_up2\.weight; .*by 4"),
+    "eight times": (DENSELY_STARTED_UNET, (), {"conv_up3.weight": (8, 8, 3, 3)}, "with a conv_up3"),
+    "no blocks": (DENSELY_STARTED_UNET, ("body.",), {}, r"without start\.body\.0\.rdb1"),
+    "no first convolution": (STARTED_UNET, ("body.0.",), {}, "neither an RRDBNet nor a compact"),
+    "unknown": (TINY_UNET, (), {"up.weight": (8, 3, 3, 3)}, "neither an RRDBNet nor a compact"),
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "without", "added", "found"), OTHER_STARTS.values(), ids=OTHER_STARTS
+)
+def test_a_start_of_another_kind_is_refused_by_what_it_is(config, without, added, found):
+    weights = {f"start.{key}": torch.empty(shape, device=META) for key, shape in added.items()}
+    for key, tensor in in_files(build(config)).items():
+        if not key.startswith(tuple(f"start.{part}" for part in without)):
+            weights[key] = tensor
+    with pytest.raises(UnsupportedCheckpointError, match=rf"for its start.*{found}|{found}.*start"):
+        detect_swin_unet(weights, PATH)
 
 
 @pytest.mark.parametrize("name", VQ_MANIFESTS[:1])

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from pack.tests.support.diffbir import tiny_control_net
-from pack.tests.support.objects import folded_pair, inpaint_pair, started_pair, tiny_pair
+from pack.tests.support.objects import (
+    densely_started_pair,
+    folded_pair,
+    inpaint_pair,
+    started_pair,
+    tiny_pair,
+)
 
 pytestmark = pytest.mark.comfy
 
@@ -21,6 +27,7 @@ PATCHERS: dict[str, Callable[[Path], Any]] = {
     "a model on VQ latents": lambda folder: tiny_pair(folder)[0],
     "a model on folded pixels": lambda folder: folded_pair(folder)[0],
     "a model with a start": lambda folder: started_pair(folder)[0],
+    "a model with a start of dense blocks": lambda folder: densely_started_pair(folder)[0],
     "a model that fills holes": lambda folder: inpaint_pair(folder)[0],
     "a VQ autoencoder": lambda folder: tiny_pair(folder)[1].patcher,
     "a control net": lambda folder: tiny_control_net(folder).control_model_wrapped,

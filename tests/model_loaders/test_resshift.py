@@ -24,6 +24,8 @@ from pack.pipelines.restore_resshift import restore_with_resshift
 from pack.tests.support.golden import assert_close
 from pack.tests.support.objects import denoise
 from pack.tests.support.tiny import (
+    DENSELY_STARTED_UNET,
+    FOLDED_RECORD,
     INPAINT_RECORD,
     INPAINT_UNET,
     OPERATIONS,
@@ -137,6 +139,13 @@ def test_auto_computes_in_float32_on_the_cpu_also_from_a_file_in_half_precision(
     model = load_resshift(path)
     assert model.model.get_dtype_inference() == torch.float32
     assert torch.equal(predict(model), predict(load_resshift(path, dtype="fp32")))
+
+
+def test_a_start_of_another_scale_than_the_records_is_refused(tmp_path):
+    path = save_unet(tmp_path, DENSELY_STARTED_UNET, replace(FOLDED_RECORD, scale=2))
+    found = r"start that enlarges by 4, .* of scale 2\. Set preset to one of scale 4"
+    with pytest.raises(UnsupportedCheckpointError, match=found):
+        load_resshift(path)
 
 
 def test_a_missing_tensor_is_named(tmp_path):

@@ -25,8 +25,9 @@ from pack.pipelines.resshift_start import start_picture
 from pack.samplers.chain import PREDICT_TYPES, predict_x_0, scale_input
 from pack.samplers.schedules import ResShiftSchedule
 from pack.tests.support.golden import assert_close
-from pack.tests.support.objects import denoise, folded_pair, started_pair, tiny_pair
+from pack.tests.support.objects import denoise, folded_pair, tiny_pair
 from pack.tests.support.tiny import (
+    DENSELY_STARTED_UNET,
     FOLDED_RECORD,
     INPAINT_RECORD,
     INPAINT_UNET,
@@ -226,15 +227,33 @@ def test_a_partly_loaded_merge_is_merged_too(tmp_path):
     assert_close(predict(load_partially(merged)), predict(second), ROUNDING)
 
 
-def test_the_network_of_a_start_is_merged_too_where_it_is_partly_loaded(tmp_path):
-    merged, second = merged_with_nothing_of_the_first(tmp_path)
+WITH_A_START = pytest.mark.parametrize(
+    "config", [STARTED_UNET, DENSELY_STARTED_UNET], ids=["compact", "dense"]
+)
+
+
+@WITH_A_START
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_the_picture_of_a_start_in_half_types_is_near_that_in_float32(tmp_path, config, dtype):
+    path = save_unet(tmp_path, config, FOLDED_RECORD)
+    planes = picture(8, 8).movedim(-1, 1)
+    exact, half = (
+        start_picture(load_resshift(path, dtype=choice), planes) for choice in ("fp32", dtype)
+    )
+    assert 0 < (half - exact).abs().max() < 0.05
+
+
+@WITH_A_START
+def test_the_network_of_a_start_is_merged_too_where_it_is_partly_loaded(tmp_path, config):
+    merged, second = merged_with_nothing_of_the_first(tmp_path, config)
     planes = picture(8, 8).movedim(-1, 1)
     made = load_partially(merged).model.diffusion_model.start(planes)
     assert_close(made, second.model.diffusion_model.start(planes), ROUNDING)
 
 
-def test_a_saved_merge_is_the_merge_under_the_names_of_released_files(tmp_path):
-    merged, _ = merged_with_nothing_of_the_first(tmp_path)
+@WITH_A_START
+def test_a_saved_merge_is_the_merge_under_the_names_of_released_files(tmp_path, config):
+    merged, _ = merged_with_nothing_of_the_first(tmp_path, config)
     out = tmp_path / "out"
     out.mkdir()
     save_checkpoint(merged, filename_prefix="saved", output_dir=str(out))
@@ -243,7 +262,7 @@ def test_a_saved_merge_is_the_merge_under_the_names_of_released_files(tmp_path):
         for key, weight in load_file(saved(out)).items()
         if key.startswith("model.diffusion_model.")
     }
-    expected = random_unet_weights(STARTED_UNET, seed=2)
+    expected = random_unet_weights(config, seed=2)
     assert held.keys() == expected.keys()
     assert [key for key in held if not torch.equal(held[key], expected[key])] == []
 
@@ -275,8 +294,9 @@ def test_a_saved_model_loads_again_by_itself_and_predicts_the_same(tmp_path):
     assert torch.equal(predict(again), predict(model))
 
 
-def test_a_saved_model_keeps_the_network_it_starts_from(tmp_path):
-    model, _ = started_pair(tmp_path)
+@WITH_A_START
+def test_a_saved_model_keeps_the_network_it_starts_from(tmp_path, config):
+    model = load_resshift(save_unet(tmp_path, config, FOLDED_RECORD))
     out = tmp_path / "out"
     out.mkdir()
     save_checkpoint(model, filename_prefix="saved", output_dir=str(out))

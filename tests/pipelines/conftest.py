@@ -31,6 +31,14 @@ def started(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def densely_started(tmp_path_factory):
+    from pack.tests.support.objects import densely_started_pair
+
+    with torch.inference_mode():
+        return densely_started_pair(tmp_path_factory.mktemp("densely_started"))
+
+
+@pytest.fixture(scope="module")
 def inpaint(tmp_path_factory):
     from pack.tests.support.objects import inpaint_pair
 

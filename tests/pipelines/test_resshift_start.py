@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.model_management
 import pytest
 import torch
 
@@ -22,8 +23,14 @@ def _as_comfyui_runs():
         yield
 
 
-def test_the_chain_starts_around_the_picture_of_the_network_in_the_file(started):
-    model, vae = started
+@pytest.fixture(params=["started", "densely_started"])
+def own_start(request):
+    """A MODEL with a network of each kind to start from, and its VAE."""
+    return request.getfixturevalue(request.param)
+
+
+def test_the_chain_starts_around_the_picture_of_the_network_in_the_file(own_start):
+    model, vae = own_start
     image = picture(8, 16)
     inputs = prepare_resshift(model, vae, image)
     made = model.model.diffusion_model.start(image.movedim(-1, 1)).clamp(0, 1)
@@ -33,21 +40,40 @@ def test_the_chain_starts_around_the_picture_of_the_network_in_the_file(started)
     assert (expected - bicubic).abs().max() > 0.05
 
 
-def test_pieces_of_a_large_picture_equal_the_whole(started, monkeypatch):
-    planes = picture(40, 56).movedim(-1, 1)
-    whole = resshift_start.start_picture(started[0], planes)
+def test_pieces_of_a_large_picture_equal_the_whole(own_start, monkeypatch):
+    planes = picture(40, 90).movedim(-1, 1)
+    whole = resshift_start.start_picture(own_start[0], planes)
     monkeypatch.setattr(resshift_start, "CORE_PX", 16)
-    assert_close(resshift_start.start_picture(started[0], planes), whole, 1e-6)
+    # Rounding: pieces of other sizes are summed in another order.
+    assert_close(resshift_start.start_picture(own_start[0], planes), whole, 1e-5)
 
 
-def test_pictures_of_a_batch_start_as_they_do_alone(started):
+def test_memory_is_asked_for_what_a_piece_needs_not_for_the_whole_picture(own_start, monkeypatch):
+    model = own_start[0]
+    config = model.model.network_config.start
+    asked = []
+    load = comfy.model_management.load_models_gpu
+
+    def watch(models, memory_required):
+        asked.append(memory_required)
+        load(models, memory_required=memory_required)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", watch)
+    monkeypatch.setattr(resshift_start, "CORE_PX", 16)
+    resshift_start.start_picture(model, picture(20, 150).movedim(-1, 1))
+    size = model.model.get_dtype_inference().itemsize
+    assert asked == [size * config.values_held(20, 16 + 2 * config.margin)]
+
+
+def test_pictures_of_a_batch_start_as_they_do_alone(own_start):
+    model = own_start[0]
     planes = torch.cat([picture(8, 8, seed=k) for k in (1, 2)]).movedim(-1, 1)
-    both = resshift_start.start_picture(started[0], planes)
+    both = resshift_start.start_picture(model, planes)
     for k in (0, 1):
-        assert_close(resshift_start.start_picture(started[0], planes[k : k + 1])[0], both[k], 1e-6)
+        assert_close(resshift_start.start_picture(model, planes[k : k + 1])[0], both[k], 1e-6)
 
 
-@pytest.mark.parametrize("kind", ["sr", "folded", "started"])
+@pytest.mark.parametrize("kind", ["sr", "folded", "started", "densely_started"])
 def test_a_given_picture_takes_the_start_s_place(kind, request):
     model, vae = request.getfixturevalue(kind)
     image, given = picture(7, 9), picture(28, 36, seed=5)
@@ -60,8 +86,8 @@ def test_a_given_picture_takes_the_start_s_place(kind, request):
         assert_close(decoded, given, 1e-5)
 
 
-def test_the_network_sees_the_given_start(started):
-    model, vae = started
+def test_the_network_sees_the_given_start(own_start):
+    model, vae = own_start
     image = picture(8, 8)
     plain = restore_with_resshift(model, vae, image, seed=1)
     other = restore_with_resshift(model, vae, image, seed=1, start_image=picture(32, 32, seed=9))

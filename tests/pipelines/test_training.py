@@ -22,6 +22,7 @@ from pack.pipelines.restore_resshift import restore_with_resshift
 from pack.pipelines.training import TrainingSettings, pair_of_turn, rate_share, train_model
 from pack.pipelines.validation import watch_training
 from pack.tests.support.tiny import (
+    DENSELY_STARTED_UNET,
     FOLDED_RECORD,
     FOLDED_UNET,
     STARTED_UNET,
@@ -221,9 +222,10 @@ def test_an_interrupt_before_the_first_step_leaves_nothing(base, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_network_that_makes_the_start_is_not_trained(tmp_path):
+@pytest.mark.parametrize("config", [STARTED_UNET, DENSELY_STARTED_UNET], ids=["compact", "dense"])
+def test_the_network_that_makes_the_start_is_not_trained(tmp_path, config):
     with torch.inference_mode():
-        model = load_resshift(save_unet(tmp_path, STARTED_UNET, FOLDED_RECORD), dtype="fp32")
+        model = load_resshift(save_unet(tmp_path, config, FOLDED_RECORD), dtype="fp32")
     before = weights_of(model)
     made, _, _ = trained(model, tmp_path, replace(SETTINGS, steps=1, checkpoint_every=1))
     after = weights_of(made)

@@ -16,6 +16,7 @@ from pack.pipelines.resshift_conditioning import ResShiftInputs
 from pack.pipelines.resshift_sampling import residual_shift_sigmas
 from pack.samplers.residual_shift import sample_residual_shift
 from pack.tests.support.tiny import (
+    DENSELY_STARTED_UNET,
     FOLDED_RECORD,
     FOLDED_UNET,
     INPAINT_RECORD,
@@ -42,6 +43,11 @@ def folded_pair(folder: Path) -> tuple[Any, Any]:
 def started_pair(folder: Path) -> tuple[Any, Any]:
     """Return a x4 MODEL with a network of its own to start from, and its VAE."""
     return load_resshift(save_unet(folder, STARTED_UNET, FOLDED_RECORD)), bundled_vae()
+
+
+def densely_started_pair(folder: Path) -> tuple[Any, Any]:
+    """Return the same with another network to start from, of dense blocks, and its VAE."""
+    return load_resshift(save_unet(folder, DENSELY_STARTED_UNET, FOLDED_RECORD)), bundled_vae()
 
 
 def inpaint_pair(folder: Path) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pack.model_loaders.networks.compact import CompactConfig
+from pack.model_loaders.networks.rrdb import RRDBConfig
 from pack.model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
 from pack.model_loaders.networks.vq import VQAutoencoder, VQConfig
 from pack.model_loaders.record import ResShiftRecord
@@ -52,6 +53,8 @@ FOLDED_RECORD = replace(TINY_RECORD, predict_type="residual", autoencoder="bundl
 STARTED_UNET = replace(
     FOLDED_UNET, cond_start=True, start=CompactConfig(features=8, convolutions=2, scale=4)
 )
+# The same with a start of dense blocks.
+DENSELY_STARTED_UNET = replace(STARTED_UNET, start=RRDBConfig(features=8, growth=4, blocks=2))
 INPAINT_UNET = replace(TINY_UNET, condition_stages=2, cond_mask=True)
 INPAINT_RECORD = replace(TINY_RECORD, task="inpainting", scale=1)
 

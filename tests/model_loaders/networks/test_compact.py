@@ -25,6 +25,23 @@ def test_the_published_structure_gives_the_same_picture(config):
         assert_close(made, published(image), 1e-5)
 
 
+def test_a_pixel_sees_as_far_as_the_margin_says_and_no_farther():
+    generator = torch.Generator().manual_seed(3)
+    config = CompactConfig(8, 3, 2)
+    network = CompactNet(config, dtype=torch.float64, operations=comfy.ops.disable_weight_init)
+    for parameter in network.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator).double()
+    side = 2 * config.margin + 3
+    middle = side // 2
+    image = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
+    network(image)[..., 2 * middle : 2 * middle + 2, 2 * middle : 2 * middle + 2].sum().backward()
+    assert image.grad is not None
+    seen = image.grad.abs().amax(dim=(0, 1)) > 0
+    for along in (0, 1):
+        places = seen.any(dim=along).nonzero()
+        assert (places.min(), places.max()) == (middle - config.margin, middle + config.margin)
+
+
 def test_slopes_follow_the_dtype_of_the_picture():
     network = CompactNet(CompactConfig(8, 2, 4), operations=comfy.ops.manual_cast).eval()
     for parameter in network.parameters():
