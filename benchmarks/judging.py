@@ -22,7 +22,7 @@ from ..model_loaders.resshift import BUNDLED_MODEL_PATH, bundled_vae, load_ressh
 from ..pipelines.resshift_sampling import patch_schedule
 from ..pipelines.restore_resshift import restore_with_resshift
 from ..training.features import FeatureDistance
-from ..training.start import read_start
+from ..training.general import read_general
 from ..training.teacher import load_teacher
 from ..training.validation import (
     LEVELS,
@@ -180,7 +180,7 @@ def run_judging(settings: JudgeSettings, groups: list[Group], folder: Path | Non
 
 def load_general(cache: Path) -> nn.Module:
     """Return realesr-general-x4v3 in float32."""
-    return spandrel.ModelLoader().load_from_state_dict(read_start(cache)).model.eval()
+    return spandrel.ModelLoader().load_from_state_dict(read_general(cache)).model.eval()
 
 
 def choose_runs(

@@ -139,7 +139,7 @@ def detect_swin_unet(
         cond_mask=condition_channels == 4,
         cond_start=condition_channels == 3 + latent_channels,
         noise_channels=noise_channels,
-        start=_detect_start(shapes, path),
+        start=detect_start(shapes, path),
         use_scale_shift_norm=shapes.get(f"{first_block}emb_layers.1.weight", (0,))[0]
         == 2 * shapes.get(f"{first_block}out_layers.0.weight", (0,))[0],
         patch_norm=f"{MIDDLE_SWIN}patch_embed.norm.weight" in shapes,
@@ -201,9 +201,17 @@ def swin_unet_weights(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _detect_start(
+def detect_start(
     shapes: dict[str, tuple[int, ...]], path: Path
 ) -> CompactConfig | RRDBConfig | None:
+    """Return the configuration of the network whose picture a model's chains start around.
+
+    Args:
+        shapes: Shapes of the checkpoint's tensors by key; the network's begin with `start.`.
+        path: Its file, for the message.
+    Raises:
+        UnsupportedCheckpointError: If it is a network that is not known.
+    """
     own = {
         key.removeprefix(START_PREFIX): shape
         for key, shape in shapes.items()

@@ -50,6 +50,7 @@ def fetch(package: Package, folder: Path) -> Path:
     Raises:
         FetchError: If the client is missing or fails, or the file's SHA-256 is another one.
     """
+    folder = folder.resolve()  # the clients run in another folder
     path = folder / package.file
     if path.exists():
         return path

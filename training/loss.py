@@ -7,8 +7,9 @@ added: one pass back through the network then serves all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from ..images.color import luminance
 from ..images.dirt import grid_places
 from .discriminator import doubt
-from .features import FeatureDistance
+from .features import FeatureDistance, normalize, squared_distance
 from .network import SCALE
+from .precision import mixed_precision
 
 # Squared difference of neighbouring pixels in [0, 1] below which a block counts as flat.
 FLAT_ENERGY = 3e-5
@@ -33,10 +35,10 @@ NORM_DECAY = 0.9
 
 @dataclass(frozen=True)
 class LossShares:
-    """Size of the parts' gradients over that of the mean absolute error to the photograph.
+    """Size of the parts' gradients over that of the mean absolute error to what is aimed at.
 
     Attributes:
-        structure: What the structural similarity to the photograph lacks to 1.
+        structure: What the structural similarity to it lacks to 1.
         feature: Feature distance to the photograph and, where it is good, to the teacher's picture.
         energy: Difference of local gradient energies from the teacher's picture.
         phase: Unequal means of the phases of the pixel shuffle: a grid of dots.
@@ -58,23 +60,66 @@ class Goal:
     """What a batch of crops is compared with.
 
     Attributes:
-        photograph: `(B, 3, H, W)` in [0, 1].
-        teacher: Like `photograph`, the teacher's picture.
+        aim: `(B, 3, H, W)` in [0, 1], what the picture is to be, pixel by pixel.
+        photograph: Like `aim`.
+        teacher: Like `aim`, the teacher's picture.
         trust: `(B,)` 1 where the teacher's picture is nearer to the photograph than the start's.
         detail: `(B,)` how much invented detail is asked for, 1 at the published noise.
-        start: Like `photograph`, the start's picture.
+        start: Like `aim`, the picture to which no grid is to be added.
     """
 
+    aim: Tensor
     photograph: Tensor
     teacher: Tensor
     trust: Tensor
     detail: Tensor
     start: Tensor
 
+
+class Comparison:
+    """A batch of restored crops beside its goal, and what the features' network sees in both.
+
+    Features are computed where they are first asked for, once for all parts that ask.
+
+    Args:
+        features: Feature distance.
+        image: `(B, 3, H, W)`, about [0, 1]; it is detached.
+        goal: What it is compared with.
+    """
+
+    def __init__(self, features: FeatureDistance, image: Tensor, goal: Goal):
+        self.features = features
+        self.image = image.detach().float().requires_grad_()
+        self.goal = goal
+
+    @cached_property
+    def of_image(self) -> list[Tensor]:
+        """Features of the picture, `FeatureDistance.taps`, with their gradient."""
+        return self.features.taps(self.image)
+
+    @cached_property
+    def of_photograph(self) -> list[Tensor]:
+        """Features of the photograph, without a gradient."""
+        with torch.no_grad():
+            return self.features.taps(self.goal.photograph)
+
+    @cached_property
+    def of_teacher(self) -> list[Tensor]:
+        """Features of the teacher's picture, without a gradient."""
+        with torch.no_grad():
+            return self.features.taps(self.goal.teacher)
+
     @property
-    def real(self) -> Tensor:
-        """What passes for real, like `photograph`: the teacher's picture where it is trusted."""
-        return torch.where(self.trust.view(-1, 1, 1, 1) > 0, self.teacher, self.photograph)
+    def of_real(self) -> list[Tensor]:
+        """Features of what passes for real."""
+        trusted = self.goal.trust.view(-1, 1, 1, 1) > 0
+        pairs = zip(self.of_teacher, self.of_photograph, strict=True)
+        return [torch.where(trusted, taught, taken) for taught, taken in pairs]
+
+    def distance(self, reference: Sequence[Tensor]) -> Tensor:
+        """Return the feature distance `(B,)` of the picture from what has these features."""
+        found, wanted = ([normalize(t) for t in taps] for taps in (self.of_image, reference))
+        return squared_distance(found, wanted)
 
 
 def energy_difference(image: Tensor, target: Tensor) -> Tensor:
@@ -172,71 +217,66 @@ class RestorationLoss:
 
     Args:
         shares: Sizes of the parts.
-        features: Feature distance.
     """
 
-    def __init__(self, shares: LossShares, features: FeatureDistance):
+    def __init__(self, shares: LossShares):
         self.shares = shares
-        self.features = features
         self.norms: dict[str, Tensor] = {}
 
     def parts(
-        self, image: Tensor, goal: Goal, discriminator: nn.Module
+        self, comparison: Comparison, discriminator: nn.Module
     ) -> dict[str, Callable[[], Tensor]]:
         """Return functions that compute each part, weighted, as a scalar."""
+        image, goal = comparison.image, comparison.goal
 
         def feature() -> Tensor:
-            to_photograph, to_teacher = self.features.distances(
-                image, [goal.photograph, goal.teacher]
-            )
+            to_photograph = comparison.distance(comparison.of_photograph)
+            to_teacher = comparison.distance(comparison.of_teacher)
             return (to_photograph + 0.5 * goal.detail * goal.trust * to_teacher).mean()
 
         def adversarial() -> Tensor:
-            with torch.no_grad():
-                of_real = self.features.taps(goal.real)
-            of_image = self.features.taps(image)
-            with torch.autocast(image.device.type, torch.bfloat16):
-                scores = discriminator(of_image), discriminator(of_real)
+            with mixed_precision(image.device):
+                scores = discriminator(comparison.of_image), discriminator(comparison.of_real)
             return (goal.detail * doubt(*scores)).mean()
 
         def structure() -> Tensor:
-            return structure_difference(image, goal.photograph).mean()
+            return structure_difference(image, goal.aim).mean()
 
         def energy() -> Tensor:
             return (goal.detail * goal.trust * energy_difference(image, goal.teacher)).mean()
 
         return {
-            "absolute": lambda: (image - goal.photograph).abs().mean(),
+            "absolute": lambda: (image - goal.aim).abs().mean(),
             "structure": structure,
             "feature": feature,
             "energy": energy,
-            "phase": lambda: phase_difference(image, goal.photograph).mean(),
+            "phase": lambda: phase_difference(image, goal.aim).mean(),
             "grid": lambda: grid_excess(image - goal.start).mean(),
             "adversarial": adversarial,
         }
 
     def gradient(
-        self, image: Tensor, goal: Goal, discriminator: nn.Module, *, adversarial: float
+        self, comparison: Comparison, discriminator: nn.Module, *, adversarial: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the gradient with respect to the picture, and the parts' values, 0 for a share of 0.
 
         Args:
-            image: `(B, 3, H, W)`, about [0, 1].
-            goal: What it is compared with.
+            comparison: The picture and what it is compared with.
             discriminator: Of `discriminator.py`.
             adversarial: Share of the adversarial part's full size.
         """
-        image = image.detach().float().requires_grad_()
+        image = comparison.image
         shares = {"absolute": 1.0, **asdict(self.shares)}
         shares["adversarial"] *= adversarial
         total = torch.zeros_like(image)
         values = {}
-        for name, compute in self.parts(image, goal, discriminator).items():
+        for name, compute in self.parts(comparison, discriminator).items():
             if not shares[name]:
                 values[name] = image.new_zeros(())
                 continue
             value = compute()
-            (gradient,) = torch.autograd.grad(value, image)
+            # The features' part and the discriminator's share the way to the features.
+            (gradient,) = torch.autograd.grad(value, image, retain_graph=True)
             gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
             norm = torch.linalg.vector_norm(gradient)
             old = self.norms.get(name, norm)

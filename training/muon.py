@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ..model_loaders.weight_names import TABLE_IN_NETWORK
+from .precision import fast_dtype
 
 # Coefficients of the quintic Newton-Schulz iteration that pushes singular values towards 1.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
+# First and last layers of the networks that are trained, by the beginnings of their names.
+OUTER_LAYERS = ("input_blocks.0.", "out.", "conv_first.", "conv_last.")
 
 
 class Muon(torch.optim.Optimizer):
@@ -70,12 +73,12 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     """Return the nearest matrices with singular values about 1.
 
     Args:
-        matrices: `(K, M, N)`; computed in bfloat16.
+        matrices: `(K, M, N)`; computed in the dtype that the device is fast in.
     Returns:
         `(K, M, N)` float32.
     """
     a, b, c = NEWTON_SCHULZ
-    x = matrices.bfloat16()
+    x = matrices.to(fast_dtype(matrices.device))
     is_tall = x.shape[1] > x.shape[2]
     if is_tall:
         x = x.mT
@@ -91,7 +94,7 @@ def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Pa
     """Return the weights for Muon, and the rest: first and last layer, norms, biases, tables."""
     matrices, rest = [], []
     for name, parameter in network.named_parameters():
-        is_inner = not name.startswith(("input_blocks.0.", "out."))
+        is_inner = not name.startswith(OUTER_LAYERS)
         is_matrix = parameter.ndim >= 2 and not name.endswith(TABLE_IN_NETWORK)
         (matrices if is_inner and is_matrix else rest).append(parameter)
     return matrices, rest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 
-from ..model_loaders.networks.compact import CompactConfig, CompactNet
+from ..model_loaders.detection import START_PREFIX
 from ..model_loaders.networks.swin import SwinBlock, SwinLayer
 from ..model_loaders.networks.swin_unet import SwinUNet, SwinUNetConfig
 from ..model_loaders.record import PIXEL_LATENT, ResShiftRecord
@@ -25,25 +24,24 @@ from ..samplers.chain import predict_x_0, prior_sample, scale_input
 from ..samplers.schedules import ResShiftSchedule
 
 SCALE = 4
+LATENT_CHANNELS = 3 * SCALE**2
 CONFIG = SwinUNetConfig(
-    latent_channels=3 * SCALE**2,
+    latent_channels=LATENT_CHANNELS,
     model_channels=64,
-    channel_mult=(1, 2, 2),
-    num_res_blocks=(2, 2, 2),
-    attention_levels=(True, True, True),
+    channel_mult=(1, 1, 2),
+    num_res_blocks=(1, 1, 1),
+    attention_levels=(False, True, True),
     swin_embed_dim=64,
     num_heads=4,
     mlp_ratio=2.0,
     image_size=32,
     cond_start=True,
-    start=CompactConfig(features=64, convolutions=32, scale=SCALE),
 )
 SCHEDULE = ResShiftSchedule(steps=4, kappa=2.0, min_noise_level=0.2)
 PREDICT_TYPE = "residual"
 SAMPLING_STEPS = 1
 EDGE_GAIN = 5.0
 NOISE_GAIN = 0.6
-START_PREFIX = "start."
 RECORD = ResShiftRecord(
     task="super-resolution of photographs",
     scale=SCALE,
@@ -59,16 +57,8 @@ RECORD = ResShiftRecord(
 )
 
 
-def build_start(weights: dict[str, Tensor]) -> CompactNet:
-    """Return the network whose picture the chain starts around, frozen."""
-    start = CompactNet(CONFIG.start, operations=comfy.ops.disable_weight_init)
-    start.load_state_dict(weights)
-    return start.eval().requires_grad_(False)
-
-
-def build_network() -> SwinUNet:
-    """Return the trained part with first weights that make its output 0: the start's picture."""
-    config = replace(CONFIG, start=None)
+def build_network(config: SwinUNetConfig = CONFIG) -> SwinUNet:
+    """Return a network with first weights that make its output 0: the start's picture."""
     network = SwinUNet(config, operations=comfy.ops.disable_weight_init)
     for name, parameter in network.named_parameters():
         if name.endswith(("bias", TABLE_IN_NETWORK)):
@@ -104,7 +94,7 @@ def _init_first_convolution(conv: nn.Conv2d) -> None:
     it is beside the noise that the chain adds. Channels that mix both, as random weights do, drown
     the picture in the noise of 48 channels: a thousand steps then teach nothing.
     """
-    latent = CONFIG.latent_channels
+    latent = LATENT_CHANNELS
     seen = conv.in_channels - latent
     filters = torch.randn(conv.out_channels, seen, 3, 3)
     edges = filters[: 3 * len(filters) // 4]
@@ -229,12 +219,11 @@ def restore(
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], notes: dict[str, str]) -> None:
-    """Write `weights` in 16 bit with the record and `notes` in the header, all at once."""
+    """Write `weights` in 16 bit with `notes` in the header, all at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {name: tensor.to(torch.float16).contiguous() for name, tensor in weights.items()}
-    metadata = {**notes, "resshift_config": RECORD.to_json()}
     partial = path.with_suffix(".part")
-    safetensors.torch.save_file(half, partial, metadata=metadata)
+    safetensors.torch.save_file(half, partial, metadata=notes)
     partial.chmod(0o644)  # safetensors makes files that only their owner can read
     os.replace(partial, path)
 

@@ -74,7 +74,7 @@ class Pool:
         folder: Folder of `write_tiles`; the teacher's restorations are written there too.
         device: Where the tiles and the networks are.
         teacher: Restores tiles that have not been restored.
-        start: The network whose picture the chain starts around.
+        general: Restores them too; where its picture is nearer, the teacher's is not to be trusted.
         features: Decides whose picture is nearer to the photograph.
     """
 
@@ -83,32 +83,39 @@ class Pool:
         folder: Path,
         device: torch.device,
         teacher: nn.Module,
-        start: nn.Module,
+        general: nn.Module,
         features: FeatureDistance,
     ):
         self.folder = folder
         self.device = device
         self.teacher = teacher
-        self.start = start
+        self.general = general
         self.features = features
         self._read: set[str] = set()
-        self._tiles: dict[str, list[Tensor]] = {"lq": [], "photograph": [], "teacher": []}
-        self._trust: list[float] = []
+        self._tiles: dict[str, Tensor] = {}
+        self._trust = torch.zeros(0)
 
     def refresh(self, most: int = 1 << 30, seconds: float = float("inf")) -> None:
         """Read at most so many files that have not been read yet, for at most so many seconds."""
         end = time.monotonic() + seconds
         names = sorted(self.folder.glob("tiles_?????.npz"))
+        found: dict[str, list[Tensor]] = {name: [] for name in ("lq", "photograph", "teacher")}
+        trusts = [self._trust]
         for path in [path for path in names if path.name not in self._read][:most]:
             if time.monotonic() > end:
-                return
+                break
             with np.load(path) as arrays:
                 tiles = {name: torch.from_numpy(arrays[name]).to(self.device) for name in arrays}
             tiles["teacher"], trust = self._taught(path, tiles)
-            for name, parts in self._tiles.items():
-                parts.extend(tiles[name])
-            self._trust.extend(trust.tolist())
+            for name, parts in found.items():
+                parts.append(tiles[name])
+            trusts.append(trust)
             self._read.add(path.name)
+        if len(trusts) > 1:
+            for name, parts in found.items():
+                known = [self._tiles[name]] if name in self._tiles else []
+                self._tiles[name] = torch.cat([*known, *parts])  # (tiles, 3, H, W)
+            self._trust = torch.cat(trusts)
 
     @torch.no_grad()
     def _taught(self, path: Path, tiles: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -124,7 +131,7 @@ class Pool:
             lq, photograph = from_bytes(lq), from_bytes(photograph)
             taught = restore(self.teacher, lq)
             distance = self.features(taught, photograph)
-            trust.append(distance < self.features(self.start(lq).clamp(0, 1), photograph))
+            trust.append(distance < self.features(self.general(lq).clamp(0, 1), photograph))
             restored.append(to_bytes(taught))
         teacher, trusted = torch.cat(restored), torch.cat(trust).float().cpu()
         _save(known, {"teacher": teacher.cpu().numpy(), "trust": trusted.numpy()})
@@ -148,24 +155,34 @@ class Pool:
             large, float in [0, 1]; and `(N,)` 1 where the teacher's picture is to be trusted.
         """
 
-        def number(below: int) -> int:
-            return int(torch.randint(below, (), generator=generator))
+        def chance() -> Tensor:
+            return torch.randint(2, (count, 1, 1), generator=generator) > 0
 
-        drawn: dict[str, list[Tensor]] = {name: [] for name in self._tiles}
-        trust = []
-        for _ in range(count):
-            index, turns, flip = number(len(self)), number(4), number(2)
-            rows, cols = (width, height) if turns % 2 else (height, width)
-            top, left = number(TILE - rows + 1), number(TILE - cols + 1)
-            trust.append(self._trust[index])
-            for name, parts in self._tiles.items():
-                factor = 1 if name == "lq" else SCALE
-                crop = parts[index][
-                    :,
-                    factor * top : factor * (top + rows),
-                    factor * left : factor * (left + cols),
-                ]
-                crop = crop.rot90(turns, (1, 2))
-                drawn[name].append(crop.flip(2) if flip else crop)
-        lq, photograph, teacher = (from_bytes(torch.stack(parts)) for parts in drawn.values())
-        return lq, photograph, teacher, torch.tensor(trust, device=self.device)
+        def corner(side: Tensor) -> Tensor:
+            share = torch.rand((count, 1, 1), generator=generator)
+            return (share * (TILE - side + 1)).long().clamp(max=TILE - 1)
+
+        index = torch.randint(len(self), (count,), generator=generator)
+        turned, upside_down, mirrored = chance(), chance(), chance()
+        rows, columns = (
+            torch.where(turned, *sides) for sides in ((width, height), (height, width))
+        )
+        top, left = corner(rows), corner(columns)
+        trust = self._trust[index].to(self.device)
+        index, turned, upside_down, mirrored, top, left = (
+            tensor.to(self.device, non_blocking=True)
+            for tensor in (index, turned, upside_down, mirrored, top, left)
+        )
+
+        def crops(name: str) -> Tensor:
+            scale = 1 if name == "lq" else SCALE
+            down = torch.arange(scale * height, device=self.device).view(1, -1, 1)
+            across = torch.arange(scale * width, device=self.device).view(1, 1, -1)
+            down = torch.where(upside_down, scale * height - 1 - down, down)  # (N, height, 1)
+            across = torch.where(mirrored, scale * width - 1 - across, across)  # (N, 1, width)
+            row = scale * top + torch.where(turned, across, down)  # (N, height, width)
+            column = scale * left + torch.where(turned, down, across)
+            drawn = self._tiles[name][index.view(-1, 1, 1), :, row, column]  # (N, ..., 3)
+            return from_bytes(drawn).permute(0, 3, 1, 2)
+
+        return crops("lq"), crops("photograph"), crops("teacher"), trust

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .loss import grid_excess
 from .network import from_latent, predict
+from .precision import mixed_precision
 from .trainer import Trainer
 
 LEARNING_RATE = 4e-4
@@ -48,7 +49,7 @@ def refit_last_layer(trainer: Trainer, minutes: float, residual: float = 1.0) ->
         batch = trainer.draw_batch(torch.Generator().manual_seed(step))
         tensors = (trainer.eta[batch.index].view(-1, 1, 1, 1), batch.kappa, batch.index)
         eta, kappa, index = (tensor.to(trainer.device) for tensor in tensors)
-        with torch.no_grad(), torch.autocast(trainer.device.type, torch.bfloat16):
+        with torch.no_grad(), mixed_precision(trainer.device):
             predict(network, batch.x, batch.y, batch.lq, index, eta, kappa)
         features = seen.pop()  # (B, 64, padded h, padded w)
         h, w = batch.y.shape[2:]

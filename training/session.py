@@ -15,33 +15,36 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
 
+from ..model_loaders.detection import START_PREFIX, detect_swin_unet
 from ..model_loaders.resshift import BUNDLED_MODEL_PATH
 from ..model_loaders.weight_names import key_in_files
 from .curve import draw_curve
 from .data import credits_line, fetch_photographs, pack_photographs
 from .features import FeatureDistance, save_features
+from .general import load_general, read_general
 from .network import (
-    START_PREFIX,
-    build_start,
+    CONFIG,
+    RECORD,
     load_weights,
     publish_weights,
     save_weights,
     trained_weights,
 )
 from .pool import Pool, write_tiles
+from .precision import fast_dtype
 from .refit import refit_last_layer
-from .start import read_start
+from .start import START_PATH, build_start, cut_teacher, start_weights
+from .start_trainer import START_SETTINGS, StartTrainer
 from .teacher import load_packed_teacher, load_teacher, pack_teacher
-from .trainer import CPU_SHAPES, Trainer, TrainSettings, append_row
+from .trainer import CPU_SHAPES, Trainer, Training, TrainSettings, append_row
 from .validation import build_cases, load_cases, measure, restore_all, save_cases, save_sheet
 
 LICENCE = "GPL-3.0-or-later; start. BSD-3-Clause"
 START_CREDIT = (
-    "start: realesr-general-x4v3 of Real-ESRGAN, Copyright (c) 2021 Xintao Wang (BSD-3-Clause)"
+    "start: cut from RealESRGAN_x4plus, which also was the teacher, Copyright (c) 2021 Xintao Wang"
+    " (BSD-3-Clause)"
 )
-TEACHER_CREDIT = "teacher RealESRGAN_x4plus by Xintao Wang et al. (BSD-3-Clause)"
 FEATURE_CREDIT = "feature distance on EfficientNet-Lite0 (Apache-2.0)"
 FIRST_SECONDS = 12.0
 TILES_TIMEOUT_S = 600
@@ -86,8 +89,7 @@ def pack(arguments: argparse.Namespace) -> None:
     teacher = load_teacher(arguments.cache / "downloads")
     pack_teacher(teacher, folder / "teacher.safetensors")
     save_features(folder / "features.safetensors")
-    start = read_start(arguments.cache / "downloads")
-    save_weights(folder / "start.safetensors", start, {})
+    save_weights(folder / "general.safetensors", read_general(arguments.cache / "downloads"), {})
     save_cases(folder / "validation.pt", build_cases(teacher))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder}: {size / 2**20:.1f} MiB")
@@ -103,21 +105,28 @@ def train(arguments: argparse.Namespace) -> None:
         if arguments.packed:
             teacher = load_packed_teacher(arguments.packed / "teacher.safetensors")
             features = FeatureDistance(arguments.packed / "features.safetensors")
-            start_weights = load_file(arguments.packed / "start.safetensors")
+            general = load_general(load_file(arguments.packed / "general.safetensors"))
             cases_path = arguments.packed / "validation.pt"
         else:
             teacher, features = load_teacher(downloads), FeatureDistance()
-            start_weights = read_start(downloads)
+            general = load_general(read_general(downloads))
             cases_path = arguments.cache / "validation.pt"
             if arguments.judge and not cases_path.exists():
                 save_cases(cases_path, build_cases(teacher))
         cases = load_cases(cases_path) if arguments.judge else []
-        start = build_start({name: w.float() for name, w in start_weights.items()}).to(device)
+        teacher.to(device, fast_dtype(device))
+        general.to(device)
         features.to(device)
-        pool = Pool(pool_folder(arguments), device, teacher.to(device), start, features)
+        pool = Pool(pool_folder(arguments), device, teacher, general, features)
         wait_for_tiles(pool)
         settings = train_settings(arguments, device)
-        trainer = Trainer(settings, pool, start, features, device)
+        if arguments.train_start:
+            weights = cut_teacher(teacher)
+            if arguments.resume_from:
+                weights = load_weights(arguments.resume_from)
+            trainer = StartTrainer(settings, pool, weights, features, device)
+        else:
+            trainer = build_trainer(arguments, settings, pool, features, device)
         if arguments.refit:
             refit(trainer, arguments)
             return
@@ -125,23 +134,47 @@ def train(arguments: argparse.Namespace) -> None:
         if state.exists():
             trainer.load_state(state)
             print(f"continuing at step {trainer.step}", flush=True)
-        elif arguments.resume_from:
-            trainer.start_from(trained_weights(load_weights(arguments.resume_from)))
         if arguments.compile:
             trainer.forward = torch.compile(trainer.network)
 
         def export() -> None:
-            keep(trainer, start_weights, run_folder, cases)
+            keep(trainer, run_folder, cases)
             trainer.save_state(state)
 
         trainer.run(run_folder / "losses.csv", arguments.export_minutes, export)
+
+
+def build_trainer(
+    arguments: argparse.Namespace,
+    settings: TrainSettings,
+    pool: Pool,
+    features: FeatureDistance,
+    device: torch.device,
+) -> Trainer:
+    """Return the training of a Swin-UNet beside the start that the arguments ask for.
+
+    That is the start of `--start`, else that of the file that is trained on, else `START_PATH`'s.
+    """
+    source: Path | None = arguments.refit or arguments.resume_from
+    known = load_weights(source) if source else {}
+    holder = (
+        known if source and not arguments.start else load_weights(arguments.start or START_PATH)
+    )
+    start = build_start(start_weights(holder)).eval().requires_grad_(False)
+    config = CONFIG
+    if source:
+        config = detect_swin_unet(known, source, image_size=RECORD.image_size)
+        config = replace(config, start=None)
+    trainer = Trainer(settings, pool, start.to(device), features, device, config)
+    if source:
+        trainer.start_from(trained_weights(known))
+    return trainer
 
 
 def refit(trainer: Trainer, arguments: argparse.Namespace) -> None:
     """Write the file of `arguments.refit` anew beside it, its last layer refitted."""
     source: Path = arguments.refit
     weights = load_weights(source)
-    trainer.start_from(trained_weights(weights))
     refitted = refit_last_layer(trainer, arguments.minutes, arguments.residual)
     weights |= {key_in_files(name): weight.cpu() for name, weight in refitted.items()}
     with safe_open(source, framework="pt") as opened:
@@ -154,7 +187,7 @@ def refit(trainer: Trainer, arguments: argparse.Namespace) -> None:
 
 def train_settings(arguments: argparse.Namespace, device: torch.device) -> TrainSettings:
     """Return the settings that the command line and the device ask for."""
-    usual = TrainSettings()
+    usual = START_SETTINGS if arguments.train_start else TrainSettings()
     pairs = (given.split("=") for given in arguments.share)
     shares = {name: float(share) for name, share in pairs}
     if arguments.refit:
@@ -170,32 +203,28 @@ def train_settings(arguments: argparse.Namespace, device: torch.device) -> Train
     )
 
 
-def keep(
-    trainer: Trainer,
-    start_weights: dict[str, Tensor],
-    run_folder: Path,
-    cases: list,
-) -> None:
-    """Export the averaged weights with the start's, and their figures where they are asked for."""
+def keep(trainer: Training, run_folder: Path, cases: list) -> None:
+    """Export the averaged weights, and their figures where they are asked for.
+
+    A file of the Swin-UNet holds the start's weights too, so that it is a whole model.
+    """
     notes = {
         "licence": LICENCE,
-        "credits": "; ".join([credits_line(), START_CREDIT, TEACHER_CREDIT, FEATURE_CREDIT]),
+        "credits": "; ".join([credits_line(), START_CREDIT, FEATURE_CREDIT]),
         "training": trainer.summary(),
     }
     averaged = trainer.average.state_dict().items()
     weights = {key_in_files(name): tensor.cpu() for name, tensor in averaged}
-    weights |= {f"{START_PREFIX}{name}": tensor for name, tensor in start_weights.items()}
+    if isinstance(trainer, Trainer):
+        notes["resshift_config"] = RECORD.to_json()
+        start = trainer.start.state_dict().items()
+        weights |= {f"{START_PREFIX}{name}": tensor.cpu() for name, tensor in start}
     minutes = round(trainer.seconds / 60)
     save_weights(run_folder / f"export_{minutes:04d}.safetensors", weights, notes)
-    save_weights(
-        run_folder / "discriminator.safetensors",
-        {name: tensor.cpu() for name, tensor in trainer.discriminator.state_dict().items()},
-        {},
-    )
     print(f"exported at step {trainer.step}", flush=True)
     if cases:
-        restored = restore_all(trainer.average, trainer.start, cases, trainer.device)
-        figures = measure(cases, restored, trainer.loss.features, trainer.device)
+        restored = restore_all(trainer.restore_picture, cases, trainer.device)
+        figures = measure(cases, restored, trainer.features, trainer.device)
         figures = {"step": trainer.step, "minutes": trainer.seconds / 60, **figures}
         append_row(run_folder / "validation.csv", figures)
         print("validation " + " ".join(f"{k} {v:.4g}" for k, v in figures.items()), flush=True)

