@@ -31,6 +31,8 @@ CASES = [
     "b4_unet_lq4x_mask",
     "b5_unet_attn_subset_mlp2",
 ]
+# Of values up to 3: sums of float32 in another order, which each kind of processor has its own of.
+TOLERANCE = 2e-5
 
 
 def golden_call(network: SwinUNet, golden: dict[str, Tensor], variant: str) -> Tensor:
@@ -70,7 +72,7 @@ def test_the_network_is_the_references_at_its_size_and_at_others(case):
     description, golden = golden_case(f"resshift/{case}")
     network = golden_unet(f"resshift/{case}")
     for variant in ("native", "nonnative"):
-        assert_close(golden_call(network, golden, variant), golden[f"{variant}.y"], 1e-5)
+        assert_close(golden_call(network, golden, variant), golden[f"{variant}.y"], TOLERANCE)
     expected = [(key, shape) for key, shape in description["keys"] if not key.endswith(BUFFERS)]
     assert sorted(shapes_in_files(network)) == sorted((key, shape) for key, shape in expected)
 
