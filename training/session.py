@@ -98,7 +98,9 @@ def pack(arguments: argparse.Namespace) -> None:
 def train(arguments: argparse.Namespace) -> None:
     """Train, and keep what comes of it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    run_folder: Path = arguments.cache / "runs" / arguments.run
+    torch.backends.cudnn.benchmark = True  # crops have a few sizes only
+    name = f"{arguments.run}-start" if arguments.train_start else arguments.run
+    run_folder: Path = arguments.cache / "runs" / name
     run_folder.mkdir(parents=True, exist_ok=True)
     with tile_writers(arguments):
         downloads = arguments.cache / "downloads"

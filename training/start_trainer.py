@@ -45,11 +45,7 @@ class StartTrainer(Training):
 
     def restore_crops(self, generator: torch.Generator) -> tuple[Tensor, Goal]:
         """Return a batch of crops restored, and what they are compared with."""
-        settings = self.settings
-        odds = torch.tensor([shape[3] for shape in settings.shapes])
-        height, width, count, _ = settings.shapes[
-            int(torch.multinomial(odds, 1, generator=generator))
-        ]
+        height, width, count = self.draw_shape(generator)
         lq, photograph, teacher, trust = self.pool.draw(count, height, width, generator)
         goal = self.goal(photograph, teacher, trust, torch.ones_like(trust), teacher)
         with mixed_precision(self.device):

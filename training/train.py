@@ -29,13 +29,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=CACHE, help="downloads, tiles and states")
     parser.add_argument("--pack", type=Path, help="write what a training needs to this folder")
     parser.add_argument("--packed", type=Path, help="train from such a folder, without a network")
-    parser.add_argument(
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument(
         "--train-start", action="store_true", help="train the network that the chain starts from"
     )
     parser.add_argument(
         "--start", type=Path, help="a file of --train-start, or a model's; else start_x4_photo"
     )
-    parser.add_argument(
+    part.add_argument(
         "--refit", type=Path, help="write an exported file with its last layer refitted"
     )
     parser.add_argument("--publish", type=Path, help="make an exported file the bundled one")

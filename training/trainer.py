@@ -258,6 +258,13 @@ class Training(ABC):
         optimizer.step()
         return {"judged": judged.detach()}
 
+    def draw_shape(self, generator: torch.Generator) -> tuple[int, int, int]:
+        """Return height and width of a batch's low-quality crops, and how many there are."""
+        shapes = self.settings.shapes
+        odds = torch.tensor([shape[3] for shape in shapes])
+        height, width, count, _ = shapes[int(torch.multinomial(odds, 1, generator=generator))]
+        return height, width, count
+
     def goal(
         self, photograph: Tensor, teacher: Tensor, trust: Tensor, detail: Tensor, start: Tensor
     ) -> Goal:
@@ -378,10 +385,7 @@ class Trainer(Training):
 
     def draw_batch(self, generator: torch.Generator) -> Batch:
         """Return chains that go on from the last step of this shape, and fresh crops."""
-        settings = self.settings
-        odds = torch.tensor([shape[3] for shape in settings.shapes])
-        place = int(torch.multinomial(odds, 1, generator=generator))
-        height, width, count, _ = settings.shapes[place]
+        height, width, count = self.draw_shape(generator)
         waiting = self.waiting.pop((height, width), None)
         going_on = 0 if waiting is None else len(waiting[0].index)
         fresh = self._fresh(count - going_on, height, width, generator)
