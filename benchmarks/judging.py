@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import spandrel
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from ..model_loaders.resshift import BUNDLED_MODEL_PATH, bundled_vae, load_ressh
 from ..pipelines.resshift_sampling import patch_schedule
 from ..pipelines.restore_resshift import restore_with_resshift
 from ..training.features import FeatureDistance
-from ..training.general import read_general
+from ..training.general import load_general, read_general
 from ..training.teacher import load_teacher
 from ..training.validation import (
     LEVELS,
@@ -149,7 +148,7 @@ def run_judging(settings: JudgeSettings, groups: list[Group], folder: Path | Non
         Whether every target is met.
     """
     model = load_resshift(settings.model or BUNDLED_MODEL_PATH, dtype=settings.dtype)
-    makers = Makers(load_teacher(settings.cache), load_general(settings.cache))
+    makers = Makers(load_teacher(settings.cache), load_general(read_general(settings.cache)))
     makers.bundled = choose_runs(model, settings)
     judges = Judges(FeatureDistance(), SecondFeatureDistance(settings.cache))
     tables: dict[str, Figures] = {}
@@ -176,11 +175,6 @@ def run_judging(settings: JudgeSettings, groups: list[Group], folder: Path | Non
         (folder / PAGE).write_text(page, encoding="utf-8")
         print(f"\nWritten to {folder}: {', '.join([PAGE, *sheets])}")
     return all(target.is_met for target in targets)
-
-
-def load_general(cache: Path) -> nn.Module:
-    """Return realesr-general-x4v3 in float32."""
-    return spandrel.ModelLoader().load_from_state_dict(read_general(cache)).model.eval()
 
 
 def choose_runs(

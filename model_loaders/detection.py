@@ -37,6 +37,7 @@ SWIN_UNET_KEYS = (
 )
 
 START_PREFIX = "start."
+COLOURS = 3
 # Tensors by which a start of dense blocks is known; others enlarge by another factor.
 RRDB_KEYS = (
     "conv_first.weight",
@@ -226,8 +227,14 @@ def detect_start(
 
 def _detect_rrdb(own: dict[str, tuple[int, ...]], path: Path) -> RRDBConfig:
     missing = [START_PREFIX + key for key in RRDB_KEYS if key not in own]
-    if missing or "conv_up3.weight" in own:
-        found = f"without {', '.join(missing)}" if missing else "with a conv_up3"
+    found = ""
+    if missing:
+        found = f"without {', '.join(missing)}"
+    elif "conv_up3.weight" in own:
+        found = "with a conv_up3"
+    elif own["conv_first.weight"][1] != COLOURS:
+        found = "for a folded image"
+    if found:
         raise UnsupportedCheckpointError(
             path,
             f"has an RRDBNet for its start {found}; only those that enlarge by 4, with conv_up1 and"
@@ -247,7 +254,7 @@ def _detect_compact(own: dict[str, tuple[int, ...]], path: Path) -> CompactConfi
     }
     outputs = convolutions[max(convolutions)][0] if convolutions else 0
     scale = math.isqrt(outputs // 3)
-    if len(convolutions) < 3 or 0 not in convolutions or 3 * scale**2 != outputs:
+    if len(convolutions) < 3 or 0 not in convolutions or not 0 < 3 * scale**2 == outputs:
         raise UnsupportedCheckpointError(
             path,
             "has a network for its start that is neither an RRDBNet nor a compact one of"

@@ -40,6 +40,9 @@ def read_general(cache: Path) -> dict[str, Tensor]:
 
 
 def load_general(weights: dict[str, Tensor]) -> nn.Module:
-    """Return the network of `read_general`'s weights in float32, called on [0, 1] images."""
+    """Return the network of `read_general`'s weights in float32, frozen.
+
+    It takes `(B, 3, h, w)` in [0, 1] and returns `(B, 3, 4 h, 4 w)`, about [0, 1].
+    """
     network = spandrel.ModelLoader().load_from_state_dict(weights).model
     return network.float().eval().requires_grad_(False)

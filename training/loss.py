@@ -63,9 +63,10 @@ class Goal:
         aim: `(B, 3, H, W)` in [0, 1], what the picture is to be, pixel by pixel.
         photograph: Like `aim`.
         teacher: Like `aim`, the teacher's picture.
-        trust: `(B,)` 1 where the teacher's picture is nearer to the photograph than the start's.
+        trust: `(B,)` 1 where the teacher's picture is nearer to the photograph than that of
+            realesr-general-x4v3.
         detail: `(B,)` how much invented detail is asked for, 1 at the published noise.
-        start: Like `aim`, the picture to which no grid is to be added.
+        base: Like `aim`, the picture to which no grid is to be added.
     """
 
     aim: Tensor
@@ -73,7 +74,7 @@ class Goal:
     teacher: Tensor
     trust: Tensor
     detail: Tensor
-    start: Tensor
+    base: Tensor
 
 
 class Comparison:
@@ -95,19 +96,19 @@ class Comparison:
     @cached_property
     def of_image(self) -> list[Tensor]:
         """Features of the picture, `FeatureDistance.taps`, with their gradient."""
-        return self.features.taps(self.image)
+        return self._taps(self.image)
 
     @cached_property
     def of_photograph(self) -> list[Tensor]:
         """Features of the photograph, without a gradient."""
         with torch.no_grad():
-            return self.features.taps(self.goal.photograph)
+            return self._taps(self.goal.photograph)
 
     @cached_property
     def of_teacher(self) -> list[Tensor]:
         """Features of the teacher's picture, without a gradient."""
         with torch.no_grad():
-            return self.features.taps(self.goal.teacher)
+            return self._taps(self.goal.teacher)
 
     @property
     def of_real(self) -> list[Tensor]:
@@ -115,6 +116,10 @@ class Comparison:
         trusted = self.goal.trust.view(-1, 1, 1, 1) > 0
         pairs = zip(self.of_teacher, self.of_photograph, strict=True)
         return [torch.where(trusted, taught, taken) for taught, taken in pairs]
+
+    def _taps(self, image: Tensor) -> list[Tensor]:
+        with torch.autocast(image.device.type, enabled=False):  # as `FeatureDistance.distances`
+            return self.features.taps(image)
 
     def distance(self, reference: Sequence[Tensor]) -> Tensor:
         """Return the feature distance `(B,)` of the picture from what has these features."""
@@ -251,7 +256,7 @@ class RestorationLoss:
             "feature": feature,
             "energy": energy,
             "phase": lambda: phase_difference(image, goal.aim).mean(),
-            "grid": lambda: grid_excess(image - goal.start).mean(),
+            "grid": lambda: grid_excess(image - goal.base).mean(),
             "adversarial": adversarial,
         }
 

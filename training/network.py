@@ -1,4 +1,4 @@
-"""The bundled model's network: its shape, its first weights, its file."""
+"""The Swin-UNet that is trained: its shape, its first weights, its file."""
 
 from __future__ import annotations
 
@@ -235,8 +235,15 @@ def publish_weights(source: Path, path: Path, residual: float) -> None:
         source: A file of `save_weights`.
         path: Where it goes.
         residual: Factor of the last layer, and so of all that is added.
+    Raises:
+        ValueError: If the file is none of a whole model.
     """
     weights = load_weights(source)
+    if "out.2.weight" not in weights:
+        raise ValueError(
+            f"{source} has no Swin-UNet. A start alone is made the usual one by copying it to"
+            " training/start_x4_photo.safetensors."
+        )
     for name in ("out.2.weight", "out.2.bias"):
         weights[name] *= residual
     with safetensors.safe_open(source, framework="pt") as opened:

@@ -160,7 +160,7 @@ class Pool:
 
         def corner(side: Tensor) -> Tensor:
             share = torch.rand((count, 1, 1), generator=generator)
-            return (share * (TILE - side + 1)).long().clamp(max=TILE - 1)
+            return (share * (TILE - side + 1)).long()
 
         index = torch.randint(len(self), (count,), generator=generator)
         turned, upside_down, mirrored = chance(), chance(), chance()

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ..model_loaders.detection import START_PREFIX, detect_swin_unet
+from ..model_loaders.networks.compact import CompactConfig
 from ..model_loaders.resshift import BUNDLED_MODEL_PATH
 from ..model_loaders.weight_names import key_in_files
 from .curve import draw_curve
@@ -41,9 +42,11 @@ from .trainer import CPU_SHAPES, Trainer, Training, TrainSettings, append_row
 from .validation import build_cases, load_cases, measure, restore_all, save_cases, save_sheet
 
 LICENCE = "GPL-3.0-or-later; start. BSD-3-Clause"
-START_CREDIT = (
-    "start: cut from RealESRGAN_x4plus, which also was the teacher, Copyright (c) 2021 Xintao Wang"
-    " (BSD-3-Clause)"
+START_LICENCE = "BSD-3-Clause, as RealESRGAN_x4plus, from which it is cut; changes GPL-3.0-or-later"
+TEACHER_CREDIT = "teacher: RealESRGAN_x4plus, Copyright (c) 2021 Xintao Wang (BSD-3-Clause)"
+CUT_CREDIT = "start: cut from RealESRGAN_x4plus, Copyright (c) 2021 Xintao Wang (BSD-3-Clause)"
+COMPACT_CREDIT = (
+    "start: realesr-general-x4v3 of Real-ESRGAN, Copyright (c) 2021 Xintao Wang (BSD-3-Clause)"
 )
 FEATURE_CREDIT = "feature distance on EfficientNet-Lite0 (Apache-2.0)"
 FIRST_SECONDS = 12.0
@@ -122,17 +125,16 @@ def train(arguments: argparse.Namespace) -> None:
         pool = Pool(pool_folder(arguments), device, teacher, general, features)
         wait_for_tiles(pool)
         settings = train_settings(arguments, device)
+        state = run_folder / "state.pt"
+        source: Path | None = arguments.resume_from
         if arguments.train_start:
-            weights = cut_teacher(teacher)
-            if arguments.resume_from:
-                weights = load_weights(arguments.resume_from)
+            weights = start_weights(load_weights(source)) if source else cut_teacher(teacher)
             trainer = StartTrainer(settings, pool, weights, features, device)
         else:
             trainer = build_trainer(arguments, settings, pool, features, device)
         if arguments.refit:
             refit(trainer, arguments)
             return
-        state = run_folder / "state.pt"
         if state.exists():
             trainer.load_state(state)
             print(f"continuing at step {trainer.step}", flush=True)
@@ -156,18 +158,19 @@ def build_trainer(
     """Return the training of a Swin-UNet beside the start that the arguments ask for.
 
     That is the start of `--start`, else that of the file that is trained on, else `START_PATH`'s.
+
+    Raises:
+        UnsupportedCheckpointError: If a file is of no such network.
     """
     source: Path | None = arguments.refit or arguments.resume_from
     known = load_weights(source) if source else {}
-    holder = (
-        known if source and not arguments.start else load_weights(arguments.start or START_PATH)
-    )
-    start = build_start(start_weights(holder)).eval().requires_grad_(False)
+    holder: Path = arguments.start or source or START_PATH
+    start = build_start(start_weights(load_weights(holder)), holder)
     config = CONFIG
     if source:
         config = detect_swin_unet(known, source, image_size=RECORD.image_size)
         config = replace(config, start=None)
-    trainer = Trainer(settings, pool, start.to(device), features, device, config)
+    trainer = Trainer(settings, pool, start, features, device, config)
     if source:
         trainer.start_from(trained_weights(known))
     return trainer
@@ -210,17 +213,20 @@ def keep(trainer: Training, run_folder: Path, cases: list) -> None:
 
     A file of the Swin-UNet holds the start's weights too, so that it is a whole model.
     """
+    start = trainer.start if isinstance(trainer, Trainer) else trainer.average
+    is_compact = isinstance(start.config, CompactConfig)
+    start_credit = COMPACT_CREDIT if is_compact else CUT_CREDIT
     notes = {
-        "licence": LICENCE,
-        "credits": "; ".join([credits_line(), START_CREDIT, FEATURE_CREDIT]),
+        "licence": START_LICENCE,
+        "credits": "; ".join([credits_line(), start_credit, TEACHER_CREDIT, FEATURE_CREDIT]),
         "training": trainer.summary(),
     }
     averaged = trainer.average.state_dict().items()
     weights = {key_in_files(name): tensor.cpu() for name, tensor in averaged}
     if isinstance(trainer, Trainer):
-        notes["resshift_config"] = RECORD.to_json()
-        start = trainer.start.state_dict().items()
-        weights |= {f"{START_PREFIX}{name}": tensor.cpu() for name, tensor in start}
+        notes |= {"licence": LICENCE, "resshift_config": RECORD.to_json()}
+        held = start.state_dict().items()
+        weights |= {f"{START_PREFIX}{name}": tensor.cpu() for name, tensor in held}
     minutes = round(trainer.seconds / 60)
     save_weights(run_folder / f"export_{minutes:04d}.safetensors", weights, notes)
     print(f"exported at step {trainer.step}", flush=True)

@@ -21,14 +21,17 @@ START_PATH = Path(__file__).with_name("start_x4_photo.safetensors")
 KEPT_BLOCKS = (0, 1, 2, 21)
 
 
-def build_start(weights: dict[str, Tensor]) -> nn.Module:
-    """Return the network of `weights`, by their names in it, in float32; it may be trained.
+def build_start(weights: dict[str, Tensor], path: Path = START_PATH) -> nn.Module:
+    """Return the network of `weights`, by their names in it, in float32.
 
+    Args:
+        weights: Of `start_weights` or `cut_teacher`.
+        path: Their file, for the message.
     Raises:
         UnsupportedCheckpointError: If they are of no network that a file may hold as its start.
     """
     shapes = {f"{START_PREFIX}{name}": tuple(weight.shape) for name, weight in weights.items()}
-    config = detect_start(shapes, Path("start"))
+    config = detect_start(shapes, path)
     start = start_network(config, {"operations": comfy.ops.disable_weight_init})
     start.load_state_dict({name: weight.float() for name, weight in weights.items()})
     return start
@@ -49,6 +52,8 @@ def cut_teacher(teacher: nn.Module) -> dict[str, Tensor]:
 
     Args:
         teacher: Of `load_teacher`; its parameters stand in forward order.
+    Returns:
+        In the teacher's dtype and on its device.
     """
     whole = RRDBNet(RRDBConfig(blocks=BODY_BLOCKS), operations=comfy.ops.disable_weight_init)
     named = dict(zip(whole.state_dict(), teacher.state_dict().values(), strict=True))

@@ -18,7 +18,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--writers", type=int, default=1, help="processes that write tiles")
     parser.add_argument("--threads", type=int, default=0, help="torch threads, 0 for all cores")
     parser.add_argument("--run", default="default", help="name of the run; it resumes by itself")
-    parser.add_argument("--resume-from", type=Path, help="start from an exported file's weights")
     parser.add_argument("--rates", type=float, default=1.0, help="learning rates over the usual")
     parser.add_argument(
         "--share", action="append", default=[], help="share of a part of the loss, like energy=0.5"
@@ -33,8 +32,11 @@ def parse_arguments() -> argparse.Namespace:
     part.add_argument(
         "--train-start", action="store_true", help="train the network that the chain starts from"
     )
-    parser.add_argument(
-        "--start", type=Path, help="a file of --train-start, or a model's; else start_x4_photo"
+    part.add_argument(
+        "--start",
+        type=Path,
+        help="a file of --train-start, or a model's; else the start of --resume-from, else"
+        " start_x4_photo",
     )
     part.add_argument(
         "--refit", type=Path, help="write an exported file with its last layer refitted"
@@ -45,7 +47,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--write-tiles", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    parser.add_argument("--resume-from", type=Path, help="start from an exported file's weights")
+    arguments = parser.parse_args()
+    if arguments.refit and arguments.resume_from:
+        parser.error("--refit takes the file's own weights: leave --resume-from out")
+    return arguments
 
 
 if __name__ == "__main__":

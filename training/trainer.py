@@ -33,6 +33,10 @@ from .pool import Pool
 from .precision import mixed_precision
 
 LOG_EVERY = 50
+OTHER_STATE = (
+    "{} goes on with another {} than was asked for. Give the --start or --resume-from of that run's"
+    " first call, or another --run."
+)
 # Noise scales that the network is shown; it learns to invent the less the smaller they are.
 KAPPAS = (0.25, 4.0)
 
@@ -147,13 +151,13 @@ class Training(ABC):
         self.pool = pool
         self.device = device
         torch.manual_seed(settings.seed)
-        made = {"device": device, "memory_format": torch.channels_last}
+        self.made = {"device": device, "memory_format": torch.channels_last}
         if device.type == "cpu":
-            made = {"device": device}
-        self.network = build().to(**made).train()
-        self.average = build().to(**made).requires_grad_(False).eval()
+            self.made = {"device": device}
+        self.network = build().to(**self.made).train()
+        self.average = build().to(**self.made).requires_grad_(False).eval()
         self.average.load_state_dict(self.network.state_dict())
-        self.discriminator = FeatureDiscriminator().to(**made)
+        self.discriminator = FeatureDiscriminator().to(**self.made)
         matrices, rest = split_parameters(self.network)
         decay = settings.weight_decay
         adam = torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=decay)
@@ -200,8 +204,13 @@ class Training(ABC):
         partial.replace(path)
 
     def load_state(self, path: Path) -> None:
-        """Continue from a saved state."""
+        """Continue from a saved state.
+
+        Raises:
+            ValueError: If it is of another network.
+        """
         state = torch.load(path, weights_only=True, map_location=self.device)
+        self.check_state(path, state)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.discriminator.load_state_dict(state["discriminator"])
@@ -210,6 +219,15 @@ class Training(ABC):
             optimizer.load_state_dict(values)
         self.loss.norms = state["norms"]
         self.step, self.seconds = state["step"], state["seconds"]
+
+    def check_state(self, path: Path, state: dict) -> None:
+        """Raise ValueError if a state is of another network."""
+        shapes, known = (
+            {name: weight.shape for name, weight in weights.items()}
+            for weights in (state["network"], self.network.state_dict())
+        )
+        if shapes != known:
+            raise ValueError(OTHER_STATE.format(path, "network"))
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Start from the weights of an exported file, with fresh optimisers."""
@@ -266,12 +284,12 @@ class Training(ABC):
         return height, width, count
 
     def goal(
-        self, photograph: Tensor, teacher: Tensor, trust: Tensor, detail: Tensor, start: Tensor
+        self, photograph: Tensor, teacher: Tensor, trust: Tensor, detail: Tensor, base: Tensor
     ) -> Goal:
         """Return what crops are compared with; arguments are those of `Goal`."""
         share = self.settings.teacher_share * trust.view(-1, 1, 1, 1)
         aim = torch.lerp(photograph, teacher, share)
-        return Goal(aim, photograph, teacher, trust, detail, start)
+        return Goal(aim, photograph, teacher, trust, detail, base)
 
     def adversarial_share(self) -> float:
         """Return the share of the discriminator's full weight at this step."""
@@ -355,14 +373,28 @@ class Trainer(Training):
         config: SwinUNetConfig = CONFIG,
     ):
         super().__init__(settings, pool, lambda: build_network(config), features, device)
-        self.start = start
+        self.start = start.to(**self.made).eval().requires_grad_(False)
         self.eta = SCHEDULE.eta().float()
         self.waiting: dict[tuple[int, int], tuple[Batch, Tensor]] = {}
+
+    def state(self) -> dict:
+        """Return everything that `load_state` needs, and the start, without which it is nothing."""
+        return {**super().state(), "start": self.start.state_dict()}
 
     def save_state(self, path: Path) -> None:
         """Write `state`, and let go of the chains on their way, which a later run will not have."""
         self.waiting.clear()
         super().save_state(path)
+
+    def check_state(self, path: Path, state: dict) -> None:
+        """Raise ValueError if a state is of another network, or goes with another start."""
+        super().check_state(path, state)
+        start = state.get("start", {})
+        known = self.start.state_dict()
+        if start.keys() != known.keys() or any(
+            not torch.equal(start[name], weight) for name, weight in known.items()
+        ):
+            raise ValueError(OTHER_STATE.format(path, "start"))
 
     def restore_crops(self, generator: torch.Generator) -> tuple[Tensor, Goal]:
         """Return one step of a batch's chains, and what it is compared with."""
@@ -396,7 +428,7 @@ class Trainer(Training):
     def _fresh(self, count: int, height: int, width: int, generator: torch.Generator) -> Batch:
         settings = self.settings
         lq, photograph, teacher, trust = self.pool.draw(count, height, width, generator)
-        with torch.no_grad():
+        with torch.no_grad(), mixed_precision(self.device):
             y = latent_of_lq(self.start, lq)
 
         def chance() -> Tensor:

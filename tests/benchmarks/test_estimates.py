@@ -141,7 +141,7 @@ def test_the_estimate_of_stage_one_is_near_its_peak(kind, size):
     ("kind", "size"),
     [("compact", (320, 320)), ("rrdb", (160, 160)), ("rrdb", (400, 400))],  # the last in bands
 )
-def test_the_estimate_of_a_start_is_enough_and_not_twice_its_peak(kind, size, layout):
+def test_the_estimate_of_a_start_is_near_its_peak(kind, size, layout):
     growth, estimate = call_alone(start_call, kind=kind, size=size, layout=layout)
     # Other layouts and devices copy maps that channels-last convolutions on a CPU take as they are.
     assert 0.95 < estimate / growth < 1.7, f"grew by {growth}, estimated {estimate}"

@@ -308,6 +308,12 @@ def test_a_file_with_any_single_key_of_its_start_missing_is_refused(config):
 OTHER_STARTS = {
     "twice": (DENSELY_STARTED_UNET, ("conv_up2.",), {}, r"without start\.conv_up2\.weight; .*by 4"),
     "eight times": (DENSELY_STARTED_UNET, (), {"conv_up3.weight": (8, 8, 3, 3)}, "with a conv_up3"),
+    "folded": (
+        DENSELY_STARTED_UNET,
+        ("conv_first.weight",),
+        {"conv_first.weight": (8, 12, 3, 3)},
+        "for a folded image",
+    ),
     "no blocks": (DENSELY_STARTED_UNET, ("body.",), {}, r"without start\.body\.0\.rdb1"),
     "no first convolution": (STARTED_UNET, ("body.0.",), {}, "neither an RRDBNet nor a compact"),
     "unknown": (TINY_UNET, (), {"up.weight": (8, 3, 3, 3)}, "neither an RRDBNet nor a compact"),

@@ -150,7 +150,8 @@ def test_a_package_of_ubuntu_elsewhere_says_what_to_set(client, tmp_path):
 
 
 @needs_shell
-def test_the_source_that_is_set_is_the_only_one_apt_reads(client, tmp_path, monkeypatch):
+@pytest.mark.parametrize("folder", ["absolute", "relative"])
+def test_the_source_that_is_set_is_the_only_one_apt_reads(client, tmp_path, monkeypatch, folder):
     script = (
         'for word; do case $word in Dir::Etc::SourceList=*) cat "${word#*=}" > seen;; esac; done'
     )
@@ -158,7 +159,8 @@ def test_the_source_that_is_set_is_the_only_one_apt_reads(client, tmp_path, monk
         "apt-get", f"{script}; cp seen '{tmp_path}'; printf '{CONTENT.decode()}' > thing-1.2.tgz"
     )
     monkeypatch.setenv(UBUNTU_SOURCE, "http://127.0.0.1/ubuntu noble universe")
-    fetch(package("ubuntu"), tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    fetch(package("ubuntu"), Path("cache").absolute() if folder == "absolute" else Path("cache"))
     assert (tmp_path / "seen").read_text() == (
         "deb [trusted=yes] http://127.0.0.1/ubuntu noble universe\n"
     )

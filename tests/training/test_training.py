@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -502,6 +503,39 @@ def test_a_saved_state_continues_exactly_as_if_it_had_not_stopped(trainer, tmp_p
 
 
 @pytest.mark.comfy
+def test_a_run_does_not_go_on_beside_another_start_or_in_another_shape(trainer, tmp_path):
+    from pack.training.network import CONFIG
+    from pack.training.start import build_start
+
+    path = tmp_path / "state.pt"
+    one, other = (build_start(random_start("compact")) for _ in range(2))
+    parts = trainer()
+    pool, features = parts.pool, parts.features
+
+    def run(start: nn.Module, config: Any = CONFIG) -> Trainer:
+        return type(parts)(parts.settings, pool, start, features, CPU, config)
+
+    run(one).save_state(path)
+    run(one).load_state(path)
+    remedy = r"another {} than was asked for\. Give the --start"
+    for start in (other, Enlargement()):
+        with pytest.raises(ValueError, match=remedy.format("start")):
+            run(start).load_state(path)
+    with pytest.raises(ValueError, match=remedy.format("network")):
+        run(one, replace(CONFIG, num_res_blocks=(1, 1, 2))).load_state(path)
+
+
+@pytest.mark.comfy
+def test_a_start_alone_is_not_published_as_a_model(tmp_path):
+    from pack.training.network import publish_weights
+    from pack.training.start import START_PATH
+
+    with pytest.raises(ValueError, match=r"has no Swin-UNet.*copying it"):
+        publish_weights(START_PATH, tmp_path / "published.safetensors", 1.0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.comfy
 def test_the_learning_rate_falls_from_its_peak_to_its_end_with_the_clock(trainer):
     run = trainer()
     assert run.rate_share() == pytest.approx(1)
@@ -674,9 +708,12 @@ def test_refitting_takes_the_grid_away_and_touches_the_last_layer_alone(trainer,
 
 
 @pytest.mark.comfy
-@pytest.mark.parametrize("kind", ["compact", "cut teacher"])
+@pytest.mark.parametrize(
+    ("kind", "made_of"),
+    [("compact", "realesr-general-x4v3"), ("cut teacher", "cut from RealESRGAN_x4plus")],
+)
 def test_an_exported_file_loads_as_a_model_that_starts_from_its_own_network(
-    trainer, tmp_path, kind
+    trainer, tmp_path, kind, made_of
 ):
     from pack.model_loaders.checkpoint import read_checkpoint
     from pack.model_loaders.record import find_record
@@ -693,7 +730,12 @@ def test_an_exported_file_loads_as_a_model_that_starts_from_its_own_network(
     run.seconds = 180.0
     keep(run, tmp_path, [])
     path = tmp_path / "export_0003.safetensors"
-    assert path.stat().st_size < 24e6
+    held = [*run.network.parameters(), *run.start.parameters()]
+    assert path.stat().st_size < 2.05 * sum(weight.numel() for weight in held)
+    with safe_open(path, framework="pt") as opened:
+        credits = opened.metadata()["credits"]
+    assert f"start: {made_of}" in credits
+    assert "teacher: RealESRGAN_x4plus" in credits
     checkpoint = read_checkpoint(path)
     assert find_record(checkpoint, "auto") == RECORD
     loaded = load_resshift(path, dtype="fp32").model
