@@ -365,16 +365,19 @@ def _turn_for_cpu(network: torch.nn.Module, device: torch.device) -> None:
         make_norms_exact(network)
 
 
-def _cpu_prefers_bf16() -> bool:
-    """Return whether the CPU multiplies matrices in bfloat16 and ComfyUI was not told otherwise.
+def cpu_has_bf16_units() -> bool:
+    """Return whether the CPU multiplies matrices in bfloat16.
 
-    ComfyUI takes float32 on every CPU, for those without such units are slow in bfloat16. Versions
-    of torch that cannot tell what a CPU has count as not having them.
+    Others work it out value by value, a hundred times slower than float32. Versions of torch that
+    cannot tell what a CPU has count as running on one of those.
     """
-    if args.force_fp32 or args.fp32_unet:
-        return False
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(unit, False) for unit in BF16_UNITS)
+
+
+def _cpu_prefers_bf16() -> bool:
+    """Return whether bfloat16 suits the CPU, where ComfyUI takes float32, and nobody said otherwise."""
+    return cpu_has_bf16_units() and not (args.force_fp32 or args.fp32_unet)
 
 
 @contextmanager

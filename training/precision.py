@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from ..model_loaders.resshift import cpu_has_bf16_units
+
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where `device` is fast in it, else float32.
-
-    A processor without AVX-512 works out a convolution in bfloat16 a hundred times slower than in
-    float32.
-    """
-    if device.type != "cpu":
-        return torch.bfloat16
-    has_it = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if has_it else torch.float32
+    """Return bfloat16 where `device` is fast in it, else float32."""
+    has_units = device.type != "cpu" or cpu_has_bf16_units()
+    return torch.bfloat16 if has_units else torch.float32
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

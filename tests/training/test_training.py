@@ -317,13 +317,15 @@ def test_each_part_of_the_loss_has_its_share_of_the_gradient():
     assert values["adversarial"].item() == 0
 
 
-def test_a_processor_without_bfloat16_computes_in_float32(monkeypatch):
+@pytest.mark.comfy
+def test_a_processor_without_units_for_bfloat16_computes_in_float32(monkeypatch):
     from pack.training import precision
 
     card = torch.device("cuda")
     assert precision.fast_dtype(card) == torch.bfloat16
-    for has_it, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has=has_it: has)
+    for has_units, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        units = {"avx512_bf16": has_units}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: units, raising=False)
         assert precision.fast_dtype(CPU) == dtype
         x = torch.rand(2, 2)
         with precision.mixed_precision(CPU):
