@@ -165,7 +165,8 @@ def build_trainer(
     source: Path | None = arguments.refit or arguments.resume_from
     known = load_weights(source) if source else {}
     holder: Path = arguments.start or source or START_PATH
-    start = build_start(start_weights(load_weights(holder)), holder)
+    held = known if holder == source else load_weights(holder)
+    start = build_start(start_weights(held), holder)
     config = CONFIG
     if source:
         config = detect_swin_unet(known, source, image_size=RECORD.image_size)
