@@ -43,6 +43,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True
 
 
+@pytest.hookimpl(tryfirst=True)  # before the fixtures, those of a module too
+def pytest_runtest_setup() -> None:
+    """Weights that a test leaves to chance are the same whatever ran before it."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.hookimpl(trylast=True)  # after -m and -k have taken their share
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("heavy") is None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -691,8 +692,10 @@ def test_refitting_takes_the_grid_away_and_touches_the_last_layer_alone(trainer,
         torch.nn.init.normal_(run.network.out[2].weight, std=0.002)
     before = {name: weight.clone() for name, weight in run.network.state_dict().items()}
     clock = iter(range(1000))
-    monkeypatch.setattr(refit.time, "monotonic", lambda: float(next(clock)))
-    weights = refit.refit_last_layer(run, minutes=20 / 60, residual=0.5)
+    # The module's own name for the clock: other threads, which wait by the real one, take no ticks.
+    ticks = SimpleNamespace(monotonic=lambda: float(next(clock)))
+    monkeypatch.setattr(refit, "time", ticks)
+    weights = refit.refit_last_layer(run, minutes=40 / 60, residual=0.5)
     assert all(torch.equal(run.network.state_dict()[name], before[name]) for name in before)
     changed = {name for name in before if not torch.equal(weights[name], before[name])}
     assert changed <= {"out.2.weight", "out.2.bias"}
@@ -703,7 +706,7 @@ def test_refitting_takes_the_grid_away_and_touches_the_last_layer_alone(trainer,
         run.network.load_state_dict(tried)
         restored = restore(run.network, run.start, lq, torch.Generator().manual_seed(0))
         found.append(grid_excess(restored - run.start(lq)).mean().item())
-    assert found[1] < 0.8 * found[0]
+    assert found[1] < 0.5 * found[0]
 
 
 # The file
