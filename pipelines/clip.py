@@ -92,11 +92,6 @@ def survey_clip(clip: Clip) -> Survey:
     size, grey = (0, 0), True
     for frames, own_times in clip.frames(SURVEYED_AT_ONCE, 0):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        if times and frames.shape[1:3] != size:
-            raise ValueError(
-                f"frame {len(times) + 1} is {frames.shape[2]}x{frames.shape[1]} and those before it"
-                f" {size[1]}x{size[0]}. Cut the video there."
-            )
         size = (frames.shape[1], frames.shape[2])
         grey = grey and bool(is_grey(as_image(frames)[..., :3].movedim(-1, 1)).all())
         times += own_times

@@ -128,9 +128,11 @@ def read_frames(
             )
         frames: list[np.ndarray] = []
         times: list[Fraction] = []
+        size: tuple[int, ...] | None = None
         found = 0
-        for number, frame in enumerate(_decoded(container)):
-            time = number * step
+        time = -step
+        for frame in _decoded(container):
+            time += step  # where it states none
             if frame.pts is not None and frame.time_base is not None:
                 time = frame.pts * frame.time_base
             if window.is_before(time):
@@ -141,10 +143,11 @@ def read_frames(
             if found <= skip:
                 continue
             pixels = _upright(frame)
-            if frames and pixels.shape != frames[0].shape:
+            size = size or pixels.shape
+            if pixels.shape != size:
                 raise ValueError(
                     f"frame {found} is {pixels.shape[1]}x{pixels.shape[0]} and those before it"
-                    f" {frames[0].shape[1]}x{frames[0].shape[0]}. Cut the video there."
+                    f" {size[1]}x{size[0]}. Cut the video there."
                 )
             frames.append(pixels)
             times.append(time)

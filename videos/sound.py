@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
 
@@ -12,10 +14,17 @@ from av.audio.resampler import AudioResampler
 from av.container import OutputContainer
 
 from .reading import WHOLE, Source, Window, open_video
+from .times import Onward
 
 ENCODER = "aac"
+# All that AAC knows (ISO/IEC 14496-3, table of sampling frequencies).
+AAC_RATES = (
+    7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000,
+)  # fmt: skip
 SAMPLES_AT_ONCE = 1024  # a packet's
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
+# What samples of other numbers of channels are, before they become stereo.
+MIXED_LAYOUTS = {3: "3.0", 4: "quad", 5: "5.0", 7: "6.1", 8: "7.1"}
 
 
 class Sound(Protocol):
@@ -34,6 +43,56 @@ class Sound(Protocol):
         ...
 
 
+@dataclass
+class _Track:
+    """A track of an output that is made of one of the source's.
+
+    Attributes:
+        stream: The track.
+        base: What times of packets that stay as they are become multiples of, in seconds: where
+            the source's are coarse, packets that follow within one of them are still told apart.
+        resampler: What makes other sound AAC's; None where packets stay as they are.
+        onward: Its times.
+        last: The time of its last packet that stayed as it was.
+    """
+
+    stream: av.AudioStream
+    base: Fraction
+    resampler: AudioResampler | None = None
+    onward: Onward = field(default_factory=Onward)
+    last: int | None = None
+
+    def copied(self, packet: av.Packet, first: Fraction) -> Iterator[av.Packet]:
+        """Yield a packet for the moment it has in an output that begins at `first`."""
+        old = Fraction(packet.time_base or 0)
+        late, length = (packet.pts - packet.dts) * old, (packet.duration or 0) * old
+        moved = self.onward.moved(packet.dts * old, length)
+        if moved is None:
+            return
+        base = min(old, self.base)
+        dts = round((moved - first) / base)
+        self.last = dts if self.last is None else max(dts, self.last + 1)
+        packet.dts, packet.pts = self.last, self.last + round(late / base)
+        packet.duration, packet.time_base = round(length / base), base
+        packet.stream = self.stream
+        yield packet
+
+    def encoded(self, packet: av.Packet | None, first: Fraction) -> Iterator[av.Packet]:
+        """Yield what a packet, or the end of the track, becomes as AAC."""
+        assert self.resampler is not None
+        for frame in packet.decode() if packet is not None else [None]:
+            for piece in self.resampler.resample(frame):
+                if piece.pts is not None and piece.time_base is not None:
+                    length = Fraction(piece.samples, piece.sample_rate)
+                    moved = self.onward.moved(piece.pts * piece.time_base, length)
+                    if moved is None:
+                        continue
+                    piece.pts = round((moved - first) / piece.time_base)
+                yield from self.stream.encode(piece)
+        if packet is None:
+            yield from self.stream.encode(None)
+
+
 class CopiedSound:
     """The audio tracks of a video, packet by packet; AAC where the output takes no such codec."""
 
@@ -46,8 +105,7 @@ class CopiedSound:
         """
         self._source = open_video(source)
         self._window = window
-        self._tracks: dict[int, av.AudioStream] = {}
-        self._resamplers: dict[int, AudioResampler] = {}
+        self._tracks: dict[int, _Track] = {}
 
     def add_to(self, container: OutputContainer) -> list[str]:
         """Add a track for each of the source's."""
@@ -57,55 +115,43 @@ class CopiedSound:
                 continue
             codec = stream.codec_context.codec.canonical_name
             if codec in container.supported_codecs:
-                self._tracks[stream.index] = container.add_stream_from_template(stream)
+                copied = container.add_stream_from_template(stream)
+                self._tracks[stream.index] = _Track(copied, Fraction(1, stream.rate))
                 continue
-            layout = LAYOUTS.get(stream.channels, "stereo")
-            self._tracks[stream.index] = _aac_track(container, stream.rate, layout)
-            self._resamplers[stream.index] = AudioResampler("fltp", layout, stream.rate)
+            made, resampler = _aac_track(container, stream.rate, stream.channels)
+            self._tracks[stream.index] = _Track(made, Fraction(1, made.rate), resampler)
             exchanged.append(codec)
         return exchanged
 
     def packets(self, first: Fraction) -> Iterator[av.Packet]:
-        """Yield the packets of all tracks as the source has them in order."""
+        """Yield the packets of all tracks as the source has them in order.
+
+        A container takes only times that grow: packets of a damaged file that go back a little are
+        left out, and what begins anew goes on where its track ended.
+        """
         chosen = [stream for stream in self._source.streams.audio if stream.index in self._tracks]
         if not chosen:
             return
         if self._window.start > 0:
             self._source.seek(int(self._window.start * av.time_base))
         for packet in self._source.demux(chosen):
-            index = packet.stream.index
+            track = self._tracks[packet.stream.index]
             if packet.dts is None or packet.time_base is None:  # the end of a track
-                if index in self._resamplers:
-                    yield from self._encoded(index, None, first)
+                if track.resampler is not None:
+                    yield from track.encoded(None, first)
                 continue
             packet.pts = packet.dts if packet.pts is None else packet.pts
             time = packet.pts * packet.time_base
             if self._window.is_before(time) or self._window.is_after(time):
                 continue
-            if index in self._resamplers:
-                yield from self._encoded(index, packet, first)
-                continue
-            shift = round(first / packet.time_base)
-            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-            packet.stream = self._tracks[index]
-            yield packet
+            if track.resampler is not None:
+                yield from track.encoded(packet, first)
+            else:
+                yield from track.copied(packet, first)
 
     def close(self) -> None:
         """Close the source."""
         self._source.close()
-
-    def _encoded(
-        self, index: int, packet: av.Packet | None, first: Fraction
-    ) -> Iterator[av.Packet]:
-        """Yield what a packet, or the end of its track, becomes."""
-        track, resampler = self._tracks[index], self._resamplers[index]
-        for frame in packet.decode() if packet is not None else [None]:
-            for piece in resampler.resample(frame):
-                if piece.pts is not None and piece.time_base is not None:
-                    piece.pts -= round(first / piece.time_base)
-                yield from track.encode(piece)
-        if packet is None:
-            yield from track.encode(None)
 
 
 class SampledSound:
@@ -123,21 +169,40 @@ class SampledSound:
         self._track: av.AudioStream | None = None
 
     def add_to(self, container: OutputContainer) -> list[str]:
-        """Add the one track."""
-        self._layout = LAYOUTS.get(len(self._samples), "stereo")
-        self._track = _aac_track(container, self._rate, self._layout)
+        """Add the one track.
+
+        Raises:
+            ValueError: There are more channels than a layout has.
+        """
+        channels = len(self._samples)
+        if channels not in LAYOUTS and channels not in MIXED_LAYOUTS:
+            raise ValueError(
+                f"the sound of 'video' has {channels} channels. Give one of at most"
+                f" {max(MIXED_LAYOUTS)}, or none."
+            )
+        self._track, self._resampler = _aac_track(container, self._rate, channels)
         return []
 
     def packets(self, first: Fraction) -> Iterator[av.Packet]:
         """Yield the packets; the samples begin at 0 whatever `first` is."""
         assert self._track is not None
-        for start in range(0, self._samples.shape[1], SAMPLES_AT_ONCE):
-            part = np.ascontiguousarray(self._samples[:, start : start + SAMPLES_AT_ONCE])
-            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=self._layout)
+        channels, count = self._samples.shape
+        layout = LAYOUTS.get(channels) or MIXED_LAYOUTS[channels]
+        for start in range(0, count, SAMPLES_AT_ONCE):
+            part = self._samples[:, start : start + SAMPLES_AT_ONCE]
+            # Side by side: PyAV miscounts the planes of eight channels one after the other.
+            packed = np.ascontiguousarray(part.T).reshape(1, -1)  # (1, samples channels)
+            frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
             frame.sample_rate, frame.pts = self._rate, start
             frame.time_base = Fraction(1, self._rate)
-            yield from self._track.encode(frame)
+            yield from self._encoded(frame)
+        yield from self._encoded(None)
         yield from self._track.encode(None)
+
+    def _encoded(self, frame: av.AudioFrame | None) -> Iterator[av.Packet]:
+        assert self._track is not None
+        for piece in self._resampler.resample(frame):
+            yield from self._track.encode(piece)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -173,5 +238,11 @@ def packet_time(packet: av.Packet) -> Fraction:
     return Fraction(packet.dts or 0) * Fraction(packet.time_base or 0)
 
 
-def _aac_track(container: OutputContainer, rate: int, layout: str) -> av.AudioStream:
-    return container.add_stream(ENCODER, rate=rate, layout=layout)
+def _aac_track(
+    container: OutputContainer, rate: int, channels: int
+) -> tuple[av.AudioStream, AudioResampler]:
+    """Add a track of AAC; return it, and what makes sound of this rate its own."""
+    layout = LAYOUTS.get(channels, "stereo")
+    rate = AAC_RATES[min(bisect_left(AAC_RATES, rate), len(AAC_RATES) - 1)]
+    track = container.add_stream(ENCODER, rate=rate, layout=layout)
+    return track, AudioResampler("fltp", layout, rate)

@@ -17,6 +17,7 @@ from av.video.reformatter import Colorspace
 
 from .reading import Look, Source, open_video, read_look
 from .sound import CopiedSound, Sound, SoundBeside, packet_time
+from .times import Onward
 
 LOWEST_QUALITY_CRF = 40.0  # of quality 1; quality 100 is CRF 0
 # Frames that x264 holds to plan its bits; its own 40 take 120 MiB at 1280x720 and save nothing.
@@ -92,20 +93,26 @@ class FrameEncoder:
 class Clock:
     """Turns times of a source into those of an output, which begins at 0 and always goes on."""
 
-    def __init__(self, time_base: Fraction):
-        """Begin; `time_base` is what the output's times are multiples of, in seconds."""
-        self.time_base = time_base
-        self.first: Fraction | None = None
+    def __init__(self, look: Look):
+        """Begin; the output's times are multiples of the look's time base."""
+        self._base = look.time_base
+        self._frame = 1 / look.rate
+        self._onward = Onward()
+        self._first: Fraction | None = None
         self._last = -1
 
     def pts(self, time: Fraction) -> int:
         """Return the output's time of the next frame.
 
-        Times may stand still in a damaged file; a container takes only growing ones.
+        Times of a damaged file may stand still or go back; a container takes only growing ones.
         """
-        if self.first is None:
-            self.first = time
-        self._last = max(round((time - self.first) / self.time_base), self._last + 1)
+        if self._first is None:
+            self._first = time
+        moved = self._onward.moved(time, self._frame)
+        if moved is None:  # no frame is left out
+            self._last += 1
+        else:
+            self._last = max(round((moved - self._first) / self._base), self._last + 1)
         return self._last
 
 
@@ -126,7 +133,7 @@ class VideoWriter:
         self._sound = CopiedSound(source)
         self._close.callback(self._sound.close)
         self._crf = crf
-        self._clock = Clock(self._look.time_base)
+        self._clock = Clock(self._look)
         self._encoder: FrameEncoder | None = None
         self._beside: SoundBeside | None = None
 
@@ -228,7 +235,7 @@ def join_segments(
     Returns:
         The audio codecs that MP4 does not take and that became AAC.
     """
-    clock = Clock(look.time_base)
+    clock = Clock(look)
     stamps = [clock.pts(time) for time in times]
     usual = max(1, round(1 / look.rate / look.time_base))
     ends = [*stamps[1:], stamps[-1] + usual]

@@ -20,6 +20,7 @@ def write_video(
     audio: bool = True,
     *,
     codec: str = "aac",
+    rate: int = 44100,
     pix_fmt: str = "yuv420p",
     times: Sequence[float] | None = None,
     turned: int = 0,
@@ -36,6 +37,7 @@ def write_video(
         side: Height, and width where that is not given.
         audio: Whether there is a tone.
         codec: Of the tone.
+        rate: Its samples a second.
         pix_fmt: Of the frames.
         times: Of each frame in seconds, multiples of a hundredth.
         turned: Degrees by which players turn it, counter-clockwise.
@@ -55,7 +57,7 @@ def write_video(
             video.codec_context.max_b_frames = 0
         if turned:
             video.set_display_rotation(turned)
-        sound = container.add_stream(codec, rate=44100, layout="mono") if audio else None
+        sound = container.add_stream(codec, rate=rate, layout="mono") if audio else None
         for number in range(frames):
             picture = np.full((side, width, 3), 20 * (number % 12), np.uint8)
             if pictures is not None:
@@ -67,13 +69,13 @@ def write_video(
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         if sound:
-            samples = np.sin(np.arange(44100 * frames // RATE) / 20).astype(np.float32)
+            samples = np.sin(np.arange(rate * frames // RATE) / 20).astype(np.float32)
             if codec == "aac":
                 tone = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
             else:
                 whole = (20_000 * samples[None]).astype(np.int16)
                 tone = av.AudioFrame.from_ndarray(whole, format="s16", layout="mono")
-            tone.sample_rate, tone.pts, tone.time_base = 44100, 0, Fraction(1, 44100)
+            tone.sample_rate, tone.pts, tone.time_base = rate, 0, Fraction(1, rate)
             container.mux(sound.encode(tone))
             container.mux(sound.encode(None))
 

@@ -117,13 +117,14 @@ def test_what_is_no_video_is_told(tmp_path, source):
         next(read_frames(path, 1))
 
 
-def test_frames_that_change_their_size_are_told(tmp_path):
+@pytest.mark.parametrize("at_once", [8, 2, 1])
+def test_frames_that_change_their_size_are_told(tmp_path, at_once):
     write_video(tmp_path / "a.h264", 2, 32, audio=False)
     write_video(tmp_path / "b.h264", 2, 64, audio=False)
     both = tmp_path / "c.h264"
     both.write_bytes((tmp_path / "a.h264").read_bytes() + (tmp_path / "b.h264").read_bytes())
     with pytest.raises(ValueError, match="frame 3 is 64x64 and those before it 32x32"):
-        collected(both, 8)
+        collected(both, at_once)
 
 
 def test_damage_in_the_midst_is_told_and_where(tmp_path):

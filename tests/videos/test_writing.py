@@ -152,6 +152,102 @@ def test_samples_become_a_track(tmp_path):
     assert np.corrcoef(heard[4000:20000], wave[4000:20000])[0, 1] > 0.95
 
 
+def joined(folder, sound, count: int = 10) -> tuple[list[av.Packet], np.ndarray, int]:
+    """Return the sound's packets, samples and rate once it lies beside `count` frames."""
+    times = [Fraction(k, 10) for k in range(count)]
+    join_segments(folder / "b.mp4", segments(folder, greys(count), ()), times, TEN, sound)
+    with av.open(str(folder / "b.mp4")) as container:
+        packets = [packet for packet in container.demux(audio=0) if packet.size]
+    with av.open(str(folder / "b.mp4")) as container:
+        samples = [frame.to_ndarray() for frame in container.decode(audio=0)]
+        return packets, np.concatenate(samples, axis=1), container.streams.audio[0].rate
+
+
+@pytest.mark.parametrize(
+    ("rate", "made"), [(6000, 7350), (11024, 11025), (22254, 24000), (192000, 96000)]
+)
+def test_sound_of_a_rate_that_aac_does_not_know_is_resampled(tmp_path, rate, made):
+    write_video(tmp_path / "a.avi", 10, codec="adpcm_ms", rate=rate)
+    _, samples, found = joined(tmp_path, CopiedSound(tmp_path / "a.avi"))
+    assert found == made
+    assert samples.shape[1] / made == pytest.approx(1.0, abs=0.4 if rate < 8000 else 0.25)
+    wave = np.sin(np.arange(rate) / 20, dtype=np.float32)
+    _, samples, found = joined(tmp_path, SampledSound(wave[None], rate))
+    assert found == made
+    # The tone is as high as it was: so often it crosses zero in a second.
+    middle = samples[0, made // 4 : 3 * made // 4]
+    crossings = 2 * np.count_nonzero(np.diff(np.signbit(middle)))
+    assert crossings == pytest.approx(rate / 20 / np.pi, rel=0.02)
+
+
+@pytest.mark.parametrize(("channels", "made"), [(1, 1), (2, 2), (3, 2), (4, 2), (6, 6), (8, 2)])
+def test_samples_of_more_channels_become_stereo(tmp_path, channels, made):
+    wave = np.sin(np.arange(22050) / 10, dtype=np.float32) / 8
+    _, samples, _ = joined(tmp_path, SampledSound(np.stack([wave] * channels), 22050))
+    assert len(samples) == made
+    assert np.corrcoef(samples[0, 4000:20000], wave[4000:20000])[0, 1] > 0.95
+
+
+def test_samples_of_too_many_channels_are_told(tmp_path):
+    with pytest.raises(ValueError, match=r"'video' has 9 channels\. Give one of at most 8"):
+        joined(tmp_path, SampledSound(np.zeros((9, 22050), np.float32), 22050))
+
+
+def restamped(source, target, stamp) -> None:
+    """Copy the sound of a video to a Matroska file, the time of packet k `stamp(k, time)`."""
+    with av.open(str(source)) as read, av.open(str(target), "w") as container:
+        pictures = container.add_stream_from_template(read.streams.video[0])
+        sound = container.add_stream_from_template(read.streams.audio[0])
+        number = 0
+        for packet in read.demux():
+            if packet.dts is None:
+                continue
+            if packet.stream.type == "audio":
+                packet.pts = packet.dts = stamp(number, packet.dts)
+                number += 1
+            packet.stream = sound if packet.stream.type == "audio" else pictures
+            container.mux(packet)
+
+
+def seconds(packets) -> list[float]:
+    return [float(packet.dts * packet.time_base) for packet in packets]
+
+
+@pytest.mark.parametrize("name", ["b.mp4", "b.mkv"])
+def test_packets_of_one_time_all_stay_and_the_others_keep_theirs(tmp_path, name):
+    write_video(tmp_path / "a.mp4", 10)
+    # Every third has the time of the one before it.
+    restamped(
+        tmp_path / "a.mp4", tmp_path / "c.mkv", lambda k, time: time - 1024 * (k % 3 == 1)
+    )
+    copied(tmp_path / "c.mkv", tmp_path / name)
+    assert audio_of(tmp_path / name) == audio_of(tmp_path / "a.mp4")
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        whole = seconds(packet for packet in container.demux(audio=0) if packet.size)
+    with av.open(str(tmp_path / name)) as container:
+        found = seconds(packet for packet in container.demux(audio=0) if packet.size)
+    shift = whole[0] - found[0]
+    for k, (was, now) in enumerate(zip(whole, found, strict=True)):
+        assert now + shift == pytest.approx(was - (k % 3 == 1) * 1024 / 44100, abs=0.002)
+
+
+@pytest.mark.parametrize("name", ["b.mp4", "b.mkv"])
+@pytest.mark.parametrize(("kind", "codec"), [("ts", "aac"), ("ts", "mp2"), ("vob", "pcm_dvd")])
+def test_recordings_put_together_go_on_where_the_first_ended(tmp_path, name, kind, codec):
+    write_video(tmp_path / f"a.{kind}", 30, codec=codec, rate=48000)
+    whole = (tmp_path / f"a.{kind}").read_bytes()
+    (tmp_path / f"c.{kind}").write_bytes(whole + whole)
+    copied(tmp_path / f"c.{kind}", tmp_path / name)
+    frames, times = frames_of(tmp_path / name)
+    assert len(frames) == 60
+    assert times == pytest.approx([k / 10 for k in range(60)], abs=0.03)
+    with av.open(str(tmp_path / name)) as container:
+        heard = seconds(packet for packet in container.demux(audio=0) if packet.size)
+    assert heard == sorted(heard)
+    assert heard[-1] == pytest.approx(6.0, abs=0.2)
+    assert max(np.diff(heard)) < 0.2
+
+
 def grown_by_copying(folder: str, frames: int) -> int:
     """Return by how many KiB reading and writing a video grew this process."""
     from pathlib import Path
