@@ -33,7 +33,9 @@ GO_ON = "Run the same command again to go on."
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line and return the exit status: 0, 1 if it cannot go on, 3 if some failed."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also when started in the background
+    # Also when started in the background. Python's own handler asyncio would replace by one that
+    # waits until the workflow, which it runs for ComfyUI, has come to its end.
+    signal.signal(signal.SIGINT, lambda number, at: signal.default_int_handler(number, at))
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     arguments = parse_arguments(argv)
     try:

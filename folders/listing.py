@@ -77,9 +77,12 @@ class Choice:
         """Return whether a file is chosen: patterns with "/" see its whole path, others its name."""
         if _fits(path, self.exclude):
             return False
-        if self.include:
-            return _fits(path, self.include)
-        return os.path.splitext(path)[1].lower() in PICTURES | VIDEOS
+        return _fits(path, self.include) if self.include else is_known(path)
+
+
+def is_known(path: str) -> bool:
+    """Return whether a file's name is that of a picture or a video."""
+    return os.path.splitext(path)[1].lower() in PICTURES | VIDEOS
 
 
 def list_pictures(
@@ -97,7 +100,9 @@ def list_pictures(
     """
     folders = [("", "")]
     with contextlib.closing(sqlite3.connect("")) as names:
-        names.execute("CREATE TABLE entry (name BLOB, key BLOB, is_folder INTEGER)")
+        names.execute(
+            "CREATE TABLE entry (name BLOB, key BLOB, is_folder INTEGER, is_chosen INTEGER)"
+        )
         while folders:
             folder, target = folders.pop()
             try:
@@ -119,10 +124,13 @@ def list_pictures(
 
 
 def _collect(names: sqlite3.Connection, source: Path, folder: str, choice: Choice) -> None:
-    """Put the entries of one folder that count into the database."""
+    """Put the entries of one folder into the database that a result may be named after.
+
+    Pictures that are not chosen are among them: another command may have chosen them, or will.
+    """
     names.execute("DELETE FROM entry")
 
-    def rows() -> Iterator[tuple[bytes, bytes, bool]]:
+    def rows() -> Iterator[tuple[bytes, bytes, bool, bool]]:
         with os.scandir(source / folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
@@ -130,25 +138,29 @@ def _collect(names: sqlite3.Connection, source: Path, folder: str, choice: Choic
                 is_folder = entry.is_dir(follow_symlinks=False)
                 if is_folder and choice.left_out and Path(entry.path) == choice.left_out:
                     continue
+                is_chosen = is_folder
                 if not is_folder:
-                    if not choice.takes(f"{folder}/{entry.name}" if folder else entry.name):
+                    is_chosen = choice.takes(f"{folder}/{entry.name}" if folder else entry.name)
+                    if not is_chosen and not is_known(entry.name):
                         continue
                     # A link that leads nowhere is kept, to be named as a failure; a pipe is not.
                     if not entry.is_file() and (not entry.is_symlink() or entry.is_dir()):
                         continue
                 stem = entry.name if is_folder else os.path.splitext(entry.name)[0]
-                yield os.fsencode(entry.name), _key(stem), is_folder
+                yield os.fsencode(entry.name), _key(stem), is_folder, is_chosen
 
-    names.executemany("INSERT INTO entry VALUES (?, ?, ?)", rows())
+    names.executemany("INSERT INTO entry VALUES (?, ?, ?, ?)", rows())
 
 
 def _entries(names: sqlite3.Connection) -> Iterator[tuple[str, bool, bool]]:
-    """Yield name, whether it is a folder, whether no other's result would have its name."""
+    """Yield the chosen: name, whether it is a folder, whether no other's result would have it."""
     rows = names.execute(
-        "SELECT name, is_folder, count(*) OVER (PARTITION BY key) FROM entry ORDER BY name"
+        "SELECT name, is_folder, is_chosen, count(*) OVER (PARTITION BY key) FROM entry"
+        " ORDER BY name"
     )
-    for name, is_folder, count in rows:
-        yield os.fsdecode(name), bool(is_folder), count == 1
+    for name, is_folder, is_chosen, count in rows:
+        if is_chosen:
+            yield os.fsdecode(name), bool(is_folder), count == 1
 
 
 def _key(stem: str) -> bytes:

@@ -13,6 +13,17 @@ from .job import Encoding
 from .workflow import Prompt
 
 PNG_LEVEL = 4  # Save Image's
+Tag = ExifTags.Base
+# What tells of the picture. A TIFF's EXIF is its whole directory, with where its own strips lie.
+TOLD = frozenset([
+    Tag.ImageDescription, Tag.Make, Tag.Model, Tag.XResolution, Tag.YResolution, Tag.ResolutionUnit,
+    Tag.Software, Tag.DateTime, Tag.Artist, Tag.HostComputer, Tag.Copyright, Tag.XPTitle,
+    Tag.XPComment, Tag.XPAuthor, Tag.XPKeywords, Tag.XPSubject, ExifTags.IFD.Exif,
+    ExifTags.IFD.GPSInfo,
+])  # fmt: skip
+SIZES = (Tag.ExifImageWidth, Tag.ExifImageHeight)  # of the file, not of its result
+# The colours a profile is for, by the mode of the picture that is written.
+PROFILE_COLORS = {"L": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB "}
 WEBP_PROMPT_TAG = 0x0110  # where ComfyUI's nodes for WEBP put the workflow
 
 
@@ -31,25 +42,45 @@ def check_whole(path: Path) -> None:
     ComfyUI fills what is missing with black. Files that Pillow does not know, or finds too large
     to open, are left to the node that loads them.
     """
-    try:
-        picture = Image.open(path)
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        return
-    with picture:
-        picture.load()
+    if picture := _open(path):
+        with picture:
+            picture.load()
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return EXIF, without the orientation that loading has applied, and ICC profile of a file."""
+    """Return what a file tells of its picture: EXIF and ICC profile.
+
+    The orientation, which loading has applied, is left out, and so is the file's size. Of a file that Pillow
+    does not know nothing is told.
+    """
     kept: dict[str, Any] = {}
-    with Image.open(path) as picture:
+    picture = _open(path)
+    if picture is None:
+        return kept
+    with picture:
         if profile := picture.info.get("icc_profile"):
             kept["icc_profile"] = profile
         exif = picture.getexif()
-        exif.pop(ExifTags.Base.Orientation, None)
+        for tag in set(exif) - TOLD:
+            del exif[tag]
+        # Read while the file is open, where a TIFF's lie.
+        if ExifTags.IFD.GPSInfo in exif:
+            exif.get_ifd(ExifTags.IFD.GPSInfo)
+        if ExifTags.IFD.Exif in exif:
+            told = exif.get_ifd(ExifTags.IFD.Exif)
+            for tag in (*SIZES, ExifTags.IFD.Interop):
+                told.pop(tag, None)
         if exif:
             kept["exif"] = exif
     return kept
+
+
+def _open(path: Path) -> Image.Image | None:
+    """Return a file as Pillow opens it; None if it does not know it, or finds it too large."""
+    try:
+        return Image.open(path)
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        return None
 
 
 def write_picture(
@@ -68,6 +99,8 @@ def write_picture(
     """
     pixels = to_bytes(image)
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    if kept.get("icc_profile", b"")[16:20] != PROFILE_COLORS[picture.mode]:
+        kept = {name: value for name, value in kept.items() if name != "icc_profile"}
     if encoding.format == "png":
         text = PngImagePlugin.PngInfo()
         if prompt is not None:

@@ -21,6 +21,7 @@ import folder_paths
 import numpy as np
 import torch
 from comfy.cli_args import args
+from comfy_execution.graph import get_input_info
 
 from ..videos.reading import read_frames
 from ..videos.writing import VideoWriter, crf_of_quality, video_suffix
@@ -31,7 +32,7 @@ from .manifest import BLOCK_BYTES
 from .pictures import check_whole, read_metadata, write_picture
 from .stand_ins import as_loaded, picture_node, result_node
 from .tries import MOST, Tries
-from .workflow import Place, Prompt
+from .workflow import LARGEST_SEED, Place, Prompt
 
 # ComfyUI's nodes, whose name ours have too.
 NODE_CLASSES: dict[str, Any] = importlib.import_module("nodes").NODE_CLASS_MAPPINGS
@@ -89,6 +90,7 @@ class Restorer:
         self._handed: dict[str, tuple] = {}
         self._taken: dict[str, list[torch.Tensor]] = {}
         self._check_workflow()
+        self._largest_seeds = dict(self._find_largest_seeds())
         self._loader = NODE_CLASSES[self._node(job.workflow.picture)["class_type"]]
         NODE_CLASSES[PICTURE_NODE] = picture_node(self._handed, self._loader)
         NODE_CLASSES[RESULT_NODE] = result_node(self._taken)
@@ -180,6 +182,15 @@ class Restorer:
             return
         raise FolderError(f"ComfyUI refuses the workflow: {_refusal(valid)}")
 
+    def _find_largest_seeds(self) -> Iterator[tuple[Place, int]]:
+        """Yield the inputs whose node takes no seed as large as those that are made."""
+        for place in self._job.workflow.seeds():
+            node = NODE_CLASSES[self._node(place)["class_type"]]
+            *_, options = get_input_info(node, place.name)
+            largest = (options or {}).get("max", LARGEST_SEED)
+            if largest < LARGEST_SEED:
+                yield place, int(largest)
+
     def _node(self, place: Place) -> dict[str, Any]:
         return self._job.workflow.prompt[place.node]
 
@@ -230,6 +241,7 @@ class Restorer:
             os.fsencode(work.picture.path).decode("utf-8", "replace"),
             work.outcome.sha256,
             self._job.same_seed,
+            self._largest_seeds,
         )
 
     def _load(self, prompt: Prompt, name: str) -> tuple:

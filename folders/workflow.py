@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,22 +44,32 @@ class Workflow:
     picture: Place
     results: tuple[Place, ...]
 
-    def for_picture(self, name: str, sha256: str, same_seed: bool) -> Prompt:
+    def for_picture(
+        self, name: str, sha256: str, same_seed: bool, largest: Mapping[Place, int] | None = None
+    ) -> Prompt:
         """Return the workflow as the page would have it for one picture.
 
         Args:
             name: What its input is set to.
             sha256: Of the picture's content: with the workflow's seed it makes the picture's.
             same_seed: Keep the workflow's seed instead.
+            largest: The largest seed of inputs that take no seed of the usual size.
         """
         prompt = copy.deepcopy(self.prompt)
         prompt[self.picture.node]["inputs"][self.picture.name] = name
         if not same_seed:
-            for node in prompt.values():
-                for key, value in node["inputs"].items():
-                    if key.rpartition(".")[2] in SEED_INPUTS and isinstance(value, int):
-                        node["inputs"][key] = derive_seed(value, sha256)
+            for place in self.seeds():
+                inputs = prompt[place.node]["inputs"]
+                seed = derive_seed(inputs[place.name], sha256)
+                inputs[place.name] = seed % ((largest or {}).get(place, LARGEST_SEED) + 1)
         return prompt
+
+    def seeds(self) -> Iterator[Place]:
+        """Yield where a seed is set."""
+        for name, node in self.prompt.items():
+            for key, value in node["inputs"].items():
+                if key.rpartition(".")[2] in SEED_INPUTS and isinstance(value, int):
+                    yield Place(name, key)
 
     def label(self, result: Place) -> str:
         """Return a name for a result that a folder may have."""

@@ -53,6 +53,42 @@ def lines(base: Path) -> int:
     return len(manifest_of(base / "out"))
 
 
+class PressesCtrlC:
+    """A node in whose midst the user presses Ctrl-C."""
+
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "look"
+    went_on = False
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        return {"required": {"image": ("IMAGE",)}}
+
+    def look(self, image):
+        signal.raise_signal(signal.SIGINT)
+        PressesCtrlC.went_on = True
+        return (image,)
+
+
+def test_ctrl_c_does_not_wait_for_the_workflow(base, monkeypatch, capsys):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "PressesCtrlC", PressesCtrlC)
+    monkeypatch.setattr(PressesCtrlC, "went_on", False)
+    monkeypatch.setattr(command, "choose_engine", lambda _: support.EngineHere())
+    write_pictures(base / "in", ["a.png", "b.png"])
+    presses = {"2": {"class_type": "PressesCtrlC", "inputs": {"image": ["1", 0]}}}
+    workflow = write_workflow(base / "workflow.json", inverting(**presses))
+    try:
+        status = command.main([str(workflow), str(base / "in"), str(base / "out")])
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+    assert status == 130
+    assert not PressesCtrlC.went_on
+    assert "Run the same command again to go on." in capsys.readouterr().err
+    assert contents(base / "out") == {}
+
+
 def test_a_rerun_does_what_is_missing_or_changed_and_nothing_else(base, restore):
     write_pictures(base / "in", ["a.png", "b.png", "c.png"])
     assert (restore(), lines(base)) == (0, 3)

@@ -60,6 +60,21 @@ def test_patterns_choose_by_name_or_by_path(tmp_path):
     assert paths(tmp_path, include=("*.jpg",), exclude=("a.*",)) == ["A2.JPG", "box/a3.jpg"]
 
 
+def test_names_do_not_depend_on_what_is_chosen(tmp_path):
+    touch(tmp_path, "a.jpg", "a.tif", "b.png", "b.txt", "box/a.png")
+    every = targets(tmp_path)
+    assert len(set(every.values())) == 4
+    assert (every["b.png"], every["box/a.png"]) == ("b", "box/a")
+    for choice in ({"include": ("*.jpg",)}, {"exclude": ("*.jpg",)}, {"include": ("a.*",)}):
+        found = {
+            picture.path: picture.target
+            for picture in list_pictures(tmp_path, Choice(**choice), _fail)
+        }
+        assert found.items() < every.items()
+    (text,) = list_pictures(tmp_path, Choice(include=("*.txt",)), _fail)
+    assert text.target not in every.values()
+
+
 def test_the_output_folder_is_not_looked_into(tmp_path):
     touch(tmp_path, "a.jpg", "out/a.png")
     assert paths(tmp_path, left_out=tmp_path / "out") == ["a.jpg"]

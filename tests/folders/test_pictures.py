@@ -41,6 +41,10 @@ def test_a_higher_quality_gives_a_larger_file(tmp_path, name):
     assert (tmp_path / f"10.{name}").stat().st_size < (tmp_path / f"95.{name}").stat().st_size
 
 
+def profile_of(colors: bytes) -> bytes:
+    return bytes(16) + colors + bytes(108)
+
+
 def test_metadata_is_read_without_the_orientation_that_loading_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a camera"
@@ -49,3 +53,44 @@ def test_metadata_is_read_without_the_orientation_that_loading_applied(tmp_path)
     kept = read_metadata(tmp_path / "a.jpg")
     assert (dict(kept["exif"]), kept["icc_profile"]) == ({0x010F: "a camera"}, b"profile")
     assert read_metadata(tmp_path / "b.png") == {}
+
+
+def test_of_a_file_that_pillow_does_not_know_nothing_is_told(tmp_path):
+    (tmp_path / "a.raw").write_bytes(b"no picture of Pillow's")
+    assert read_metadata(tmp_path / "a.raw") == {}
+
+
+@pytest.mark.parametrize("name", ["png", "jpg", "webp"])
+def test_a_scan_keeps_what_tells_of_the_picture_and_not_how_its_file_is_built(tmp_path, name):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x8649], exif[0x935C] = "a scanner", bytes(9), bytes(200_000)
+    exif.get_ifd(0x8769).update({0x829A: 0.25, 0xA002: 12, 0xA003: 8})
+    exif.get_ifd(0x8825)[0x0001] = "N"
+    exif[0x8769] = exif[0x8825] = 0  # that they are there, for Pillow's TIFF
+    Image.new("RGB", (12, 8)).save(tmp_path / "a.tif", exif=exif)
+    kept = read_metadata(tmp_path / "a.tif")
+    write_picture(np.zeros((32, 48, 3)), tmp_path / f"b.{name}", Encoding(name, 92, True), None, kept)
+    with Image.open(tmp_path / f"b.{name}") as written:
+        found = written.getexif()
+        assert set(found) - {0x8769, 0x8825} <= {0x010F, 0x011A, 0x011B, 0x0128}
+        assert found[0x010F] == "a scanner"
+        assert dict(found.get_ifd(0x8769)) == {0x829A: 0.25}
+        assert found.get_ifd(0x8825)[0x0001] == "N"
+
+
+@pytest.mark.parametrize(
+    ("colors", "channels", "stays"),
+    [
+        (b"RGB ", 3, True),
+        (b"RGB ", 4, True),
+        (b"RGB ", 1, False),
+        (b"GRAY", 1, True),
+        (b"GRAY", 3, False),
+        (b"CMYK", 3, False),
+    ],
+)
+def test_a_profile_stays_with_a_picture_of_its_colours(tmp_path, colors, channels, stays):
+    kept = {"icc_profile": profile_of(colors)}
+    write_picture(np.zeros((4, 4, channels)), tmp_path / "a.png", PNG, None, kept)
+    with Image.open(tmp_path / "a.png") as written:
+        assert ("icc_profile" in written.info) == stays

@@ -9,6 +9,7 @@ import stat
 import sys
 import uuid
 from pathlib import Path
+from typing import ClassVar
 
 import execution
 import folder_paths
@@ -21,7 +22,7 @@ import nodes
 from pack.folders.errors import FolderError
 from pack.folders.job import Encoding
 from pack.folders.restorer import Restorer
-from pack.folders.workflow import read_workflow
+from pack.folders.workflow import derive_seed, read_workflow
 from pack.tests.support.folders import (
     contents,
     inverting,
@@ -70,9 +71,29 @@ class Constant:
         return (value,)
 
 
+class SmallSeed:
+    """A node whose seed has 31 bits, as NumPy's and many services' have at most."""
+
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "take"
+    calls = 0
+    seen: ClassVar[list[tuple[int, int]]] = []
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        return {
+            "required": {"image": ("IMAGE",), "seed": ("INT", {"max": 2**31 - 1})},
+            "optional": {"noise_seed": ("INT", {"max": 2**64 - 1})},
+        }
+
+    def take(self, image, seed, noise_seed):
+        SmallSeed.seen.append((seed, noise_seed))
+        return (image,)
+
+
 @pytest.fixture(autouse=True)
 def _own_nodes(monkeypatch):
-    for node in (RefusesGreen, Constant):
+    for node in (RefusesGreen, Constant, SmallSeed):
         monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, node.__name__, node)
         monkeypatch.setattr(node, "calls", 0)
 
@@ -187,6 +208,19 @@ def test_a_picture_that_is_cut_short_is_no_result_with_black_in_it(base, name):
     assert contents(base / "out") == {}
 
 
+def test_a_seed_is_no_larger_than_its_node_takes(base):
+    write_pictures(base / "in", [f"{k}.png" for k in range(8)])
+    inputs = {"image": ["1", 0], "seed": 3, "noise_seed": 3}
+    prompt = inverting(**{"2": {"class_type": "SmallSeed", "inputs": inputs}})
+    SmallSeed.seen.clear()
+    restored = restore_here(make_job(base, prompt))
+    assert {outcome.state for outcome in restored.values()} == {"done"}
+    whole = {derive_seed(3, outcome.sha256) for outcome in restored.values()}
+    assert {seed for _, seed in SmallSeed.seen} == whole
+    assert {seed for seed, _ in SmallSeed.seen} == {seed % 2**31 for seed in whole}
+    assert len(whole) == 8
+
+
 def test_batches_and_several_results_get_folders(base):
     prompt = inverting(
         **{
@@ -213,7 +247,7 @@ def test_orientation_is_applied_and_metadata_kept_on_request(base):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     exif[0x010F] = "a camera"
-    profile = b"a profile of colours"
+    profile = bytes(16) + b"RGB " + b"a profile of colours"
     picture = Image.new("RGB", (16, 8), (200, 0, 0))
     picture.save(base / "in" / "a.jpg", exif=exif, icc_profile=profile)
     for keep, expected in ((False, None), (True, profile)):
