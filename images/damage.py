@@ -39,6 +39,7 @@ SCREEN_CELL_PX = (3.0, 5.0)
 GRAIN_RADIUS_PX = 3  # how far its smoothing reaches
 GRAIN_SPREAD = 0.11  # standard deviation of full grain in the middle tones
 WORST_SCALE = 31  # of MPEG-4's quantiser
+LONGEST_FRAME_PX = 8190  # of MPEG-4, in even sides
 
 
 def fade(image: Tensor, strength: float, generator: Generator) -> Tensor:

@@ -21,7 +21,12 @@ LEAST_SPAN = 16 / 255
 
 
 def stretch_levels(
-    image: Tensor, strength: float, stretching: Stretching, clipped: float
+    image: Tensor,
+    strength: float,
+    stretching: Stretching,
+    clipped: float,
+    *,
+    seen: Tensor | None = None,
 ) -> Tensor:
     """Return pictures whose darkest pixels are black and whose lightest are white.
 
@@ -31,10 +36,12 @@ def stretch_levels(
         stretching: `each channel` by itself, which takes a colour cast away with the fading, or all
             three by the range of the `brightness`, which keeps the hue of the picture.
         clipped: Share of the pixels at each end that may become black or white, in [0, 0.5).
+        seen: Like `image`, what counts; None for all of `image`.
     Returns:
         Like `image`. A picture, or channel, that is flat stays as it is.
     """
-    measured = image if stretching == "each channel" else luminance(image)
+    seen = image if seen is None else seen
+    measured = seen if stretching == "each channel" else luminance(seen)
     ordered = measured.flatten(2).sort(dim=2).values
     place = round(clipped * (ordered.shape[2] - 1))
     low, high = ordered[..., place, None, None], ordered[..., -1 - place, None, None]

@@ -62,7 +62,13 @@ def find_scratches(
 
 def grow(mask: Tensor, pixels: int) -> Tensor:
     """Return `mask` (B, 1, H, W) grown by so many pixels in every direction."""
-    return F.max_pool2d(mask, 2 * pixels + 1, stride=1, padding=pixels)
+    return _largest_around(mask, 2 * pixels + 1)
+
+
+def _largest_around(x: Tensor, side: int) -> Tensor:
+    """Return the largest value in the square of an odd side around each pixel."""
+    down = F.max_pool2d(x, (side, 1), stride=1, padding=(side // 2, 0))
+    return F.max_pool2d(down, (1, side), stride=1, padding=(0, side // 2))
 
 
 def _lines(luma: Tensor, width_px: int) -> Tensor:
@@ -120,8 +126,8 @@ def _specks(luma: Tensor, width_px: int) -> Tensor:
     """Return how much lighter each pixel is than all that could hold a larger light thing."""
     side = width_px + 2 - (width_px + 1) % 2  # odd, and larger than a speck
     side += 2 * (side <= width_px)
-    lowest = -F.max_pool2d(-luma, side, stride=1, padding=side // 2)
-    opened = F.max_pool2d(lowest, side, stride=1, padding=side // 2)
+    lowest = -_largest_around(-luma, side)
+    opened = _largest_around(lowest, side)
     # A speck is small in every direction: what is light along a line is a line's matter.
     return torch.minimum(luma - opened, (luma - _mean_around(luma, 2 * side + 1)).clamp(min=0))
 

@@ -411,6 +411,6 @@ def _dtypes(
             stored = torch.bfloat16
     else:
         stored = _TORCH_DTYPES[choice]
-    if stored == torch.bfloat16 and management.is_device_cpu(device):
-        return stored, None  # CPUs compute in it
+    if stored == torch.bfloat16 and management.is_device_cpu(device) and cpu_has_bf16_units():
+        return stored, None
     return stored, management.unet_manual_cast(stored, device, supported)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..images.conversion import check_image, collect_pictures, image_to_planes, planes_to_image
-from ..images.damage import DAMAGES, damage
+from ..images.damage import DAMAGES, LONGEST_FRAME_PX, damage
 from ..images.levels import Stretching, stretch_levels
 from ..images.scratches import Shade, find_scratches, grow
+from ..images.transparency import visible_planes
 from .noise import SEED_COUNT
 
 Mixing = Literal["all, as set", "all, up to what is set", "one at random"]
@@ -33,8 +34,15 @@ def damage_image(
         seed: Picture k draws from `seed + k`.
     Returns:
         IMAGE `(B, H, W, 3)` on 256 levels and MASK `(B, H, W)`, both on the CPU.
+    Raises:
+        ValueError: A picture is too large for one of the damages.
     """
     planes, _ = image_to_planes(image)
+    if strengths.get("video_compression", 0) > 0 and max(planes.shape[-2:]) > LONGEST_FRAME_PX:
+        raise ValueError(
+            f"'image' is {planes.shape[-1]}x{planes.shape[-2]}, and frames of MPEG-4 have sides of at"
+            f" most {LONGEST_FRAME_PX}. Give a smaller one, or set 'video_compression' to 0."
+        )
     made = []
     for k, picture in enumerate(planes):
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -76,9 +84,8 @@ def scratch_mask(
     Returns:
         `(B, H, W)` float32 on the device of `image`, 1 on a scratch.
     """
-    planes, _ = image_to_planes(image)
     found = []
-    for picture in planes.clamp(0, 1):
+    for picture in visible_planes(image).clamp(0, 1):
         comfy.model_management.throw_exception_if_processing_interrupted()
         mask = find_scratches(picture[None], sensitivity, width_px, shade, specks)
         found.append(grow(mask, grow_px)[0, 0])
@@ -100,7 +107,10 @@ def correct_levels(
 
     def corrected(k: int) -> Tensor:
         planes, alpha = image_to_planes(image[k : k + 1])
-        made = stretch_levels(planes.clamp(0, 1), strength, stretching, clipped_percent / 100)
+        seen = visible_planes(image[k : k + 1]).clamp(0, 1)  # what is hidden may be any colour
+        made = stretch_levels(
+            planes.clamp(0, 1), strength, stretching, clipped_percent / 100, seen=seen
+        )
         return planes_to_image(made, alpha)
 
     return collect_pictures(map(corrected, range(len(image))), len(image))

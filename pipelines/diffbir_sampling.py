@@ -135,7 +135,7 @@ def patch_dynamic_cfg(model: Any) -> Any:
     the difference of large states that it would take is not rounded.
 
     Args:
-        model: Any MODEL whose network takes timesteps of 0 to 1000.
+        model: Any MODEL.
 
     Source: the reference implementation of DiffBIR, `rescale_cfg`.
     """
@@ -345,7 +345,7 @@ def _sample_spaced(
         callback,
         disable,
         zero_snr_start=from_noise and prediction_of(sampling) == ("v", True),
-        noise_sampler=step_noise_sampler(x, seeds_of_run(seeds, extra_args)),
+        noise_sampler=step_noise_sampler(x, seeds_of_run(seeds, extra_args), len(sigmas)),
     )
 
 
@@ -409,6 +409,11 @@ def _rescale_cfg(args: dict[str, Any]) -> list[Tensor]:
     scale = args["cond_scale"]
     if scale <= 1 or args["conds"][1] is None:  # no guidance, so nothing to rescale
         return args["conds_out"]
-    timestep = args["model"].model_sampling.timestep(args["sigma"]).float()
-    share = (rescaled_cfg_scale(scale, timestep) - 1) / (scale - 1)
-    return [cond, cond + share.view(-1, 1, 1, 1) * (uncond - cond), *others]
+    sampling = args["model"].model_sampling
+    timestep, total = sampling.timestep(args["sigma"]).float(), 1000.0
+    discrete = comfy.model_sampling.ModelSamplingDiscrete
+    if type(sampling).timestep is not discrete.timestep:  # flows count from 0 to 1, or otherwise
+        total = float(sampling.timestep(torch.as_tensor(sampling.sigma_max)))
+        timestep = timestep.clamp(0, total)
+    share = (rescaled_cfg_scale(scale, timestep, total) - 1) / (scale - 1)
+    return [cond, cond + share.view(-1, *[1] * (cond.ndim - 1)) * (uncond - cond), *others]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..samplers.moved_noise import MovedNoise
+from ..samplers.places import likeness
 
 BatchNoise = Literal["different per image", "same for all", "moving with the picture"]
 BATCH_NOISES: tuple[str, ...] = get_args(BatchNoise)
@@ -17,6 +18,8 @@ MOVING: BatchNoise = "moving with the picture"
 STILL_BATCH_NOISES: tuple[str, ...] = tuple(name for name in BATCH_NOISES if name != MOVING)
 
 SEED_COUNT = 1 << 64
+# From a picture's stream to another that no picture of a batch, no face and no piece draws from.
+APART = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True)
@@ -125,26 +128,50 @@ def own_motion(seeds: PictureSeeds, count: int) -> MovedNoise | None:
     return seeds.moved
 
 
-def step_noise_sampler(x: Tensor, seeds: PictureSeeds) -> Callable[[Tensor, Tensor], Tensor]:
+def step_noise_sampler(
+    x: Tensor, seeds: PictureSeeds, steps: int
+) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a noise sampler for the steps of a run.
 
     A picture's stream is its start noise, then a draw for each step, so the first draw, which is
-    the start noise that ComfyUI or `draw_noise` made from the same seed, is passed over.
+    the start noise that ComfyUI or `draw_noise` made from the same seed, is passed over. ComfyUI
+    draws a batch's start noise from one stream, so a picture taken out of it may hold a later draw:
+    the step that got it again would double it. Such a picture draws from another stream.
 
     Args:
-        x: `(B, C, H, W)` state of the run.
+        x: `(B, C, H, W)` state at the start of the run.
         seeds: Seeds of its pictures.
+        steps: How many draws there are at most.
     """
     draw: Callable[[], Tensor] | None = None
 
     def sample(sigma: Tensor, sigma_next: Tensor) -> Tensor:
         nonlocal draw
         if draw is None:  # runs of one step, or without randomness, draw nothing
-            draw = noise_draws(seeds, x)
-            draw()
+            draw = _fresh_draws(x, seeds, steps)
         return draw()
 
     return sample
+
+
+def _fresh_draws(x: Tensor, seeds: PictureSeeds, steps: int) -> Callable[[], Tensor]:
+    """Return a function whose every call draws noise that the pictures of `x` do not hold."""
+    state = x.float().cpu()
+
+    def is_held(draw: Tensor) -> Tensor:
+        return likeness(state, draw) > 1
+
+    ahead = noise_draws(seeds, state)
+    held = torch.zeros(len(x), dtype=torch.bool)
+    if not bool(is_held(ahead()).all()):
+        for _ in range(steps):
+            held |= is_held(ahead())
+    draw = noise_draws(seeds, x)
+    draw()
+    if not bool(held.any()):
+        return draw
+    other, rows = noise_draws(seeds.moved_by(APART), x), held.view(-1, 1, 1, 1).to(x.device)
+    return lambda: torch.where(rows, other(), draw())
 
 
 def seeds_of_run(seeds: PictureSeeds, extra_args: dict[str, Any] | None) -> PictureSeeds:

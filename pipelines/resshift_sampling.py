@@ -41,12 +41,15 @@ def residual_shift_sigmas(model: Any, steps: int, spacing: Spacing = "even") -> 
     Args:
         model: A ResShift MODEL, patched or not.
         steps: Network calls; 0 means as many as the model is made for.
-        spacing: See `sampling_sigmas`.
+        spacing: See `sampling_sigmas`. As many steps as the model is made for stand where it was
+            trained, so they are even.
     Raises:
         ValueError: If the MODEL is another kind of model, or `steps` is out of range.
     """
     record = resshift_model(model).record
     trained = check_sampling(model.get_model_object("model_sampling")).trained_sigmas.cpu()
+    if record.sampling_steps and steps in (0, record.sampling_steps):
+        spacing = "even"
     return sampling_sigmas(trained, steps or record.sampling_steps, spacing)
 
 
@@ -138,7 +141,7 @@ def _sample(
         disable,
         kappa=sampling.kappa,
         randomness=randomness,
-        noise_sampler=step_noise_sampler(x, seeds),
+        noise_sampler=step_noise_sampler(x, seeds, len(sigmas)),
     )
 
 

@@ -14,7 +14,7 @@ from ..images.conversion import image_to_planes, planes_to_image
 from ..images.face_masks import FaceMask
 from ..images.face_places import FacePlace, FacePlaces
 from ..images.padding import multiple_above
-from ..images.resize import resize_bicubic
+from ..images.resize import resize_bicubic, short_edge_size
 from .diffbir_presets import DiffBIRPreset
 from .faces import aligned_faces, blend_faces, check_background
 from .latent_guidance import LatentGuidance, patch_latent_guidance
@@ -23,6 +23,7 @@ from .progress import Share
 from .resshift_conditioning import resshift_model
 from .restore_diffbir import DiffBIRWeights, are_diffbir, restore_with_diffbir
 from .restore_resshift import restore_with_resshift
+from .stage_one import SHORT_EDGE_PX
 
 # Between the seeds of the faces of one picture, far from those of the pieces of a picture.
 FACE_SEED_STEP = 1 << 40
@@ -81,7 +82,13 @@ def diffbir_restorer(
     """
 
     def restore(face: Tensor, seed: int, share: Share) -> Tensor:
-        guided = _pulled_to(weights.model, face, likeness, weights.vae)
+        planes, _ = image_to_planes(face)
+        # As stage 1 hands it on: never smaller than stage 2 takes.
+        height, width = short_edge_size(planes.shape[-2], planes.shape[-1], SHORT_EDGE_PX)
+        target = resize_bicubic(planes, height, width)
+        guided = _pulled_to(
+            weights.model, planes_to_image(target.clamp(0, 1)), likeness, weights.vae
+        )
         return restore_with_diffbir(
             replace(weights, model=guided),
             face,

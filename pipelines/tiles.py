@@ -20,6 +20,7 @@ from comfy.sampler_helpers import get_additional_models
 from torch import Tensor
 
 from ..images.padding import multiple_above
+from ..model_loaders.la_control import ControlHint
 from ..model_loaders.resshift_model import ResShiftModel
 from ..samplers.tiles import TileBlend, blend_weights, merge_tiles, sliding_windows
 from .memory import MARGIN, is_out_of_memory, largest_side, room_beside
@@ -258,7 +259,8 @@ class TiledVAE:
         """Return the windows over a latent of a size, None where it is taken whole."""
         if not any(True for _ in self.vae.first_stage_model.parameters()):
             return None  # what only folds pixels needs no tiles
-        side, overlap = max(1, self.tiles.tile // ratio), self.tiles.overlap // ratio
+        side = max(1, self.tiles.tile // ratio)
+        overlap = min(self.tiles.overlap // ratio, side - 1)  # rounding may make both the same
         if self.tiles.by_memory:
             side = largest_side(
                 lambda side: needed(min(side, size[0]), min(side, size[1])),
@@ -550,6 +552,9 @@ def _cut_cond(cond: Any, group: list[Window], x: Tensor) -> Any:
     is_map = isinstance(cond, comfy.conds.CONDNoiseShape) and tensor.shape[-2:] == x.shape[-2:]
     if not is_map:
         return cond
+    if isinstance(cond, ControlHint) and len(tensor) > 1:
+        # The hints of all prepared pictures: the control takes those of the pictures sampled.
+        return cond._copy_with(torch.cat([window.cut(tensor) for window in group]))
     return cond._copy_with(_cut_all(tensor, group, len(x)))
 
 

@@ -155,12 +155,13 @@ def _restore(model_wrap: Any, inputs: ResShiftInputs, seeds: PictureSeeds) -> Te
             network, x, sigma, None, conds["positive"], 1.0, model_options=model_wrap.model_options
         )
 
+    state = y + sampling.usual_sigmas[0] * noise
     return sample_residual_shift(
         predict,
-        y + sampling.usual_sigmas[0] * noise,
+        state,
         torch.cat([sampling.usual_sigmas, sampling.usual_sigmas.new_zeros(1)]),
         kappa=sampling.kappa,
-        noise_sampler=step_noise_sampler(y, seeds),
+        noise_sampler=step_noise_sampler(state, seeds, len(sampling.usual_sigmas)),
     )
 
 

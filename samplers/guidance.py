@@ -181,13 +181,13 @@ def best_share(before: Tensor, after: Tensor, weight: Tensor | float = 1.0) -> T
     return (toward / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(0, 1)
 
 
-def rescaled_cfg_scale(scale: float, timestep: Tensor, total: int = 1000) -> Tensor:
+def rescaled_cfg_scale(scale: float, timestep: Tensor, total: float = 1000.0) -> Tensor:
     """Return DiffBIR's rescaled scale of classifier-free guidance.
 
     Args:
         scale: The scale that is set.
         timestep: Training timesteps, any shape, floating point.
-        total: Training timesteps of the model.
+        total: The noisiest of them.
     Returns:
         Like `timestep`: about 1 at the noisiest timestep, growing to `scale` + 1 at 0; `scale`
         itself where that is 1 or less.

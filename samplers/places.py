@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-# Two pictures' noises are alike by about 1 / sqrt(elements), a picture's own and its noised latent
-# by more than this at every sigma that sampling starts from.
-LEAST_LIKENESS = 0.5
+# Two pictures' noises are alike by about 1 / sqrt(elements). A picture's own and its noised latent
+# are the less alike the lower the noise that sampling starts from, but above so many times that.
+CHANCES = 8.0
 
 
 def places_in_batch(
@@ -82,9 +83,20 @@ def drawn_places(noise: Tensor, seed: int, count: int) -> list[int] | None:
         count: How many places there are.
     """
     generator = torch.Generator().manual_seed(seed)
-    flat = noise.float().cpu().flatten(1)
-    flat = flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    noise = noise.float().cpu()
     draws = (torch.randn((1, *noise.shape[1:]), generator=generator) for _ in range(count))
-    likeness = torch.stack([flat @ (draw.flatten() / draw.norm()) for draw in draws])
-    best, places = likeness.max(dim=0)
-    return places.tolist() if bool((best > LEAST_LIKENESS).all()) else None
+    best, places = torch.stack([likeness(noise, draw) for draw in draws]).max(dim=0)
+    return places.tolist() if bool((best > 1).all()) else None
+
+
+def likeness(state: Tensor, noise: Tensor) -> Tensor:
+    """Return how alike states and noises are, above 1 only where a state holds the noise.
+
+    Args:
+        state: `(B, C, H, W)`, noise of any scale or a noised latent.
+        noise: The same shape, or `(1, C, H, W)`.
+    Returns:
+        `(B,)`, the cosine of both over what no two different noises reach.
+    """
+    least = min(0.5, CHANCES / state[0].numel() ** 0.5)
+    return F.cosine_similarity(state.flatten(1), noise.flatten(1), dim=1) / least

@@ -62,17 +62,18 @@ class _Track:
     onward: Onward = field(default_factory=Onward)
     last: int | None = None
 
-    def copied(self, packet: av.Packet, first: Fraction) -> Iterator[av.Packet]:
-        """Yield a packet for the moment it has in an output that begins at `first`."""
-        old = Fraction(packet.time_base or 0)
-        late, length = (packet.pts - packet.dts) * old, (packet.duration or 0) * old
-        moved = self.onward.moved(packet.dts * old, length)
+    def copied(
+        self, packet: av.Packet, pts: int, dts: int, time_base: Fraction, first: Fraction
+    ) -> Iterator[av.Packet]:
+        """Yield a packet of these times for the moment it has in an output that begins at `first`."""
+        length = (packet.duration or 0) * time_base
+        moved = self.onward.moved(dts * time_base, length)
         if moved is None:
             return
-        base = min(old, self.base)
-        dts = round((moved - first) / base)
-        self.last = dts if self.last is None else max(dts, self.last + 1)
-        packet.dts, packet.pts = self.last, self.last + round(late / base)
+        base = min(time_base, self.base)
+        made = round((moved - first) / base)
+        self.last = made if self.last is None else max(made, self.last + 1)
+        packet.dts, packet.pts = self.last, self.last + round((pts - dts) * time_base / base)
         packet.duration, packet.time_base = round(length / base), base
         packet.stream = self.stream
         yield packet
@@ -140,14 +141,14 @@ class CopiedSound:
                 if track.resampler is not None:
                     yield from track.encoded(None, first)
                 continue
-            packet.pts = packet.dts if packet.pts is None else packet.pts
-            time = packet.pts * packet.time_base
+            pts = packet.dts if packet.pts is None else packet.pts
+            time = pts * packet.time_base
             if self._window.is_before(time) or self._window.is_after(time):
                 continue
             if track.resampler is not None:
                 yield from track.encoded(packet, first)
             else:
-                yield from track.copied(packet, first)
+                yield from track.copied(packet, pts, packet.dts, packet.time_base, first)
 
     def close(self) -> None:
         """Close the source."""

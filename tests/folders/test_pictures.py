@@ -69,7 +69,9 @@ def test_a_scan_keeps_what_tells_of_the_picture_and_not_how_its_file_is_built(tm
     exif[0x8769] = exif[0x8825] = 0  # that they are there, for Pillow's TIFF
     Image.new("RGB", (12, 8)).save(tmp_path / "a.tif", exif=exif)
     kept = read_metadata(tmp_path / "a.tif")
-    write_picture(np.zeros((32, 48, 3)), tmp_path / f"b.{name}", Encoding(name, 92, True), None, kept)
+    write_picture(
+        np.zeros((32, 48, 3)), tmp_path / f"b.{name}", Encoding(name, 92, True), None, kept
+    )
     with Image.open(tmp_path / f"b.{name}") as written:
         found = written.getexif()
         assert set(found) - {0x8769, 0x8825} <= {0x010F, 0x011A, 0x011B, 0x0128}

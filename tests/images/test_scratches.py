@@ -59,6 +59,17 @@ def test_more_sensitivity_finds_fainter_lines():
     assert found[1] > 0.9
 
 
+@pytest.mark.parametrize("pixels", [0, 1, 7])
+def test_a_mask_grows_by_a_square(pixels):
+    mask = torch.zeros(1, 1, 40, 50)
+    mask[..., 20, 30] = mask[..., 3, 2] = 1
+    expected = torch.zeros_like(mask)
+    for row, column in ((20, 30), (3, 2)):
+        rows, columns = (slice(max(0, k - pixels), k + pixels + 1) for k in (row, column))
+        expected[..., rows, columns] = 1
+    assert torch.equal(grow(mask, pixels), expected)
+
+
 def test_pictures_of_a_few_pixels_have_a_mask_too():
     assert find_scratches(torch.rand(2, 3, 1, 5), 0.5, 3, BOTH, specks=True).shape == (2, 1, 1, 5)
 

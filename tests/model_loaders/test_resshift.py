@@ -339,6 +339,11 @@ def test_a_cpu_with_units_for_bfloat16_uses_them(tmp_path, monkeypatch, units, t
     path = save_unet(tmp_path)
     assert load_resshift(path).model.get_dtype_inference() == expected
     assert load_resshift(path, dtype="fp32").model.get_dtype_inference() == torch.float32
+    # On request weights are bfloat16 everywhere; others than these take minutes to compute in it.
+    half = load_resshift(path, dtype="bf16").model
+    assert {p.dtype for p in half.diffusion_model.parameters()} == {torch.bfloat16}
+    has_units = units.get("amx_bf16") or units.get("avx512_bf16")
+    assert half.get_dtype_inference() == (torch.bfloat16 if has_units else torch.float32)
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert load_resshift(path).model.get_dtype_inference() == torch.float32
 

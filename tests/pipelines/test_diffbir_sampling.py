@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
+import comfy.model_sampling
 import comfy.sample
 import comfy.samplers
 import pytest
@@ -513,6 +515,32 @@ def test_dynamic_cfg_is_the_rescaled_scale_at_every_step(scale):
         expected = cond + (rescaled_cfg_scale(scale, timestep.float()) - 1) * apart
         assert_close(denoised, expected, 2e-5)
     assert len(seen) == 6
+
+
+@pytest.mark.parametrize("rank", [4, 5])
+def test_dynamic_cfg_grows_over_the_noise_of_a_flow_too(rank):
+    sampling = comfy.model_sampling.ModelSamplingFlux()
+    (patch,) = patch_dynamic_cfg(analytic_model()).model_options["sampler_pre_cfg_function"]
+    cond, uncond = torch.ones([2, *[1] * (rank - 1)]), torch.zeros([2, *[1] * (rank - 1)])
+    scales = []
+    for sigma in (1.0, 0.9, 0.5, 0.1, 0.0):
+        made, pulled = patch(
+            {
+                "conds_out": [cond, uncond],
+                "conds": [[], []],
+                "cond_scale": 4.0,
+                "sigma": torch.full((2,), sigma),
+                "model": SimpleNamespace(model_sampling=sampling),
+            }
+        )
+        guided = pulled + 4.0 * (made - pulled)
+        assert guided.shape == cond.shape
+        # cond is 1 and uncond 0: the scale at which classifier-free guidance gives as much.
+        scales.append(guided.flatten()[0].item())
+    assert scales == sorted(scales)
+    assert scales[0] == pytest.approx(1.0)
+    assert scales[1] < 1.1
+    assert scales[-1] == pytest.approx(5.0)
 
 
 def test_dynamic_cfg_works_under_a_patch_that_replaces_cfg():

@@ -351,14 +351,15 @@ def test_likeness_of_1_gives_the_face_that_came_in(folded):
 
 
 @pytest.mark.slow
-def test_faces_of_diffbir_are_restored_at_their_size(weights):
+@pytest.mark.parametrize("size", [256, 512])
+def test_faces_of_diffbir_are_restored_at_their_size(weights, size):
     from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
     from pack.pipelines.restore_faces import diffbir_restorer, restore_faces
 
     image = torch.rand(1, 96, 128, 3, generator=torch.Generator().manual_seed(4))
     with torch.inference_mode():
         restorer = diffbir_restorer(weights, DIFFBIR_PRESETS["v2.1"], likeness=0.2, steps=1)
-        places = FacePlaces((place_at(50, 5, 60, 45),), 1, 96, 128, 512)
+        places = FacePlaces((place_at(50, 5, 60, 45),), 1, 96, 128, size)
         pasted, mask = restore_faces(restorer, image, places, seed=0)
     assert torch.equal(pasted[mask == 0], image[mask == 0])
     assert (pasted - image)[mask == 1].abs().max() > 0.01

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -43,7 +45,7 @@ def test_the_largest_seed_works_and_wraps():
 
 @pytest.mark.parametrize("batch_noise", STILL_BATCH_NOISES)
 def test_steps_go_on_where_the_start_noise_ended(batch_noise):
-    sample = step_noise_sampler(LIKE, PictureSeeds(7, batch_noise))
+    sample = step_noise_sampler(LIKE, PictureSeeds(7, batch_noise), 2)
     steps = [sample(SIGMA, SIGMA) for _ in range(2)]
     for k in range(3):
         own = seeded(7 if batch_noise == "same for all" else 7 + k, draws=3)
@@ -51,9 +53,30 @@ def test_steps_go_on_where_the_start_noise_ended(batch_noise):
         assert torch.equal(steps[1][k], own[2])
 
 
+@pytest.mark.comfy
+@pytest.mark.parametrize("batch_noise", STILL_BATCH_NOISES)
+@pytest.mark.parametrize("places", [[1], [2], [0, 1, 2], [3, 1]])
+def test_no_step_draws_what_comfyui_drew_for_the_start(places, batch_noise):
+    from comfy.sample import prepare_noise
+
+    shape = (len(places), 4, 16, 16)
+    latent = 0.5 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    state = latent + 2 * prepare_noise(latent, 7, places)
+    sample = step_noise_sampler(state, PictureSeeds(7, batch_noise), 4)
+    drawn = [sample(SIGMA, SIGMA) for _ in range(4)]
+    for one in drawn:
+        likeness = torch.cosine_similarity(state.flatten(1), one.flatten(1))
+        assert likeness.abs().max() < 0.15  # 1 / 32 is usual
+        assert one.std(dim=(1, 2, 3)) == pytest.approx(torch.ones(len(places)), abs=0.1)
+    for one, other in itertools.combinations(drawn, 2):
+        assert torch.cosine_similarity(one.flatten(1), other.flatten(1)).abs().max() < 0.15
+    again = step_noise_sampler(state, PictureSeeds(7, batch_noise), 4)
+    assert torch.equal(again(SIGMA, SIGMA), drawn[0])
+
+
 def test_the_global_generator_is_left_alone():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     draw_noise(PictureSeeds(7, "different per image").generators(2), LIKE)
-    step_noise_sampler(LIKE, PictureSeeds(7))(SIGMA, SIGMA)
+    step_noise_sampler(LIKE, PictureSeeds(7), 2)(SIGMA, SIGMA)
     assert torch.equal(torch.get_rng_state(), before)

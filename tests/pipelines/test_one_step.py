@@ -43,6 +43,14 @@ def _as_comfyui_runs():
         yield
 
 
+@pytest.mark.parametrize("spacing", ["even", "official"])
+@pytest.mark.parametrize("steps", [0, 1])
+def test_its_own_step_is_the_noisiest_whatever_the_spacing(student, spacing, steps):
+    sigmas = residual_shift_sigmas(student, steps, spacing)
+    trained = student.get_model_object("model_sampling").trained_sigmas
+    assert sigmas.tolist() == [trained[-1].item(), 0]
+
+
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory):
     with torch.inference_mode():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import nodes
+from pack.pipelines import tiles
 from pack.pipelines.diffbir_conditioning import CONDITION_KEY, prepare_diffbir
 from pack.pipelines.diffbir_presets import DIFFBIR_PRESETS
 from pack.pipelines.diffbir_sampling import sample_diffbir
@@ -94,12 +95,27 @@ def test_a_latent_out_of_a_batch_meets_the_control_of_its_own_picture(weights, s
     assert (again - made).abs().max() > 0.1
 
 
-def test_tiles_of_a_latent_out_of_a_batch_see_their_own_picture(weights):
+@pytest.mark.parametrize("windows", [1, 2, 100])  # in a call; a CPU takes one
+@pytest.mark.parametrize("cfg", [1.0, 2.0])
+def test_tiles_of_a_latent_out_of_a_batch_see_their_own_picture(weights, monkeypatch, windows, cfg):
+    monkeypatch.setattr(tiles, "_windows_per_call", lambda *_: windows)
     model = patch_tiles(weights.model, 64, 32)
     whole = prepare(weights, picture(64, 128, batch=3))
     latent = from_batch(whole.latent, 1)
-    made = stock(model, whole, latent)
-    assert_close(made, stock(model, whole, whole.latent)[1:2], ROUNDING)
+    made = stock(model, whole, latent, cfg=cfg)
+    of_whole = stock(model, whole, whole.latent, cfg=cfg)
+    assert_close(made, of_whole[1:2], ROUNDING)
+    assert (made - of_whole[:1]).abs().max() > 0.1
+
+
+def test_a_latent_out_of_a_batch_is_known_by_little_noise_too(weights):
+    whole = prepare(weights, picture(256, 256, batch=3))
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(3, 4, 32, 32, generator=generator) / 0.18215
+    latent = {**whole.latent, "samples": samples}
+    options = {"steps": 4, "scheduler": "normal", "denoise": 0.2}
+    made = stock(weights.model, whole, from_batch(latent, 1), **options)
+    assert_close(made, stock(weights.model, whole, latent, **options)[1:2], ROUNDING)
 
 
 def test_the_guidance_pulls_to_the_own_picture(weights):

@@ -146,6 +146,33 @@ def test_every_picture_of_a_batch_is_damaged_by_its_own_seed():
     assert torch.equal(later[0], made[1])
 
 
+def test_a_frame_too_large_for_mpeg_4_is_told():
+    from pack.images.damage import LONGEST_FRAME_PX
+    from pack.pipelines.damage import damage_image
+
+    for length in (LONGEST_FRAME_PX, LONGEST_FRAME_PX + 1):
+        image = torch.rand(1, 16, length, 3)
+        if length == LONGEST_FRAME_PX:
+            made, _ = damage_image(image, {"video_compression": 0.5}, "all, as set", 4)
+            assert made.shape == image.shape
+            continue
+        with pytest.raises(ValueError, match=r"8191x16.*'video_compression' to 0"):
+            damage_image(image, {"video_compression": 0.5}, "all, as set", 4)
+        assert damage_image(image, {"grain": 0.5}, "all, as set", 4)[0].shape == image.shape
+
+
+@pytest.mark.parametrize("stretching", ["each channel", "brightness"])
+def test_what_transparency_hides_does_not_decide_the_levels(stretching):
+    from pack.pipelines.damage import correct_levels
+
+    image = torch.cat([0.3 + 0.4 * torch.rand(1, 32, 32, 3), torch.ones(1, 32, 32, 1)], dim=-1)
+    cut_out = image.clone()
+    cut_out[:, :, :8] = 0
+    found = correct_levels(cut_out, 1.0, stretching, 0.0)
+    visible = correct_levels(image[:, :, 8:], 1.0, stretching, 0.0)
+    assert torch.allclose(found[:, :, 8:], visible, atol=1e-6)
+
+
 def test_alpha_is_kept_by_auto_levels():
     from pack.pipelines.damage import correct_levels
 

@@ -217,9 +217,7 @@ def seconds(packets) -> list[float]:
 def test_packets_of_one_time_all_stay_and_the_others_keep_theirs(tmp_path, name):
     write_video(tmp_path / "a.mp4", 10)
     # Every third has the time of the one before it.
-    restamped(
-        tmp_path / "a.mp4", tmp_path / "c.mkv", lambda k, time: time - 1024 * (k % 3 == 1)
-    )
+    restamped(tmp_path / "a.mp4", tmp_path / "c.mkv", lambda k, time: time - 1024 * (k % 3 == 1))
     copied(tmp_path / "c.mkv", tmp_path / name)
     assert audio_of(tmp_path / name) == audio_of(tmp_path / "a.mp4")
     with av.open(str(tmp_path / "a.mp4")) as container:
