@@ -146,6 +146,7 @@ class CopiedSound:
             if self._window.is_before(time) or self._window.is_after(time):
                 continue
             if track.resampler is not None:
+                packet.pts = pts
                 yield from track.encoded(packet, first)
             else:
                 yield from track.copied(packet, pts, packet.dts, packet.time_base, first)
