@@ -55,18 +55,18 @@ class Muon(torch.optim.Optimizer):
 
     def _step_alike(self, weights: list[nn.Parameter], group: dict) -> None:
         momentum = group["momentum"]
-        wanted = []
         for weight in weights:
-            state = self.state[weight]
-            if not state:
-                state["average"] = torch.zeros_like(weight)
-            average = state["average"].lerp_(weight.grad, 1 - momentum)
-            wanted.append(weight.grad.lerp(average, momentum).flatten(1))
-        updates = orthogonalise(torch.stack(wanted))
+            if not self.state[weight]:
+                self.state[weight]["average"] = torch.zeros_like(weight)
+        gradients = [weight.grad for weight in weights]
+        averages = [self.state[weight]["average"] for weight in weights]
+        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        wanted = torch._foreach_lerp(gradients, averages, momentum)
+        updates = orthogonalise(torch.stack([matrix.flatten(1) for matrix in wanted]))
         rate = 0.2 * max(updates.shape[1:]) ** 0.5 * group["lr"]
-        for weight, update in zip(weights, updates, strict=True):
-            weight.mul_(1 - group["lr"] * group["weight_decay"])
-            weight.add_(update.view_as(weight), alpha=-rate)
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        shaped = [update.view_as(weight) for weight, update in zip(weights, updates, strict=True)]
+        torch._foreach_add_(weights, shaped, alpha=-rate)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

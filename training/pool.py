@@ -19,7 +19,7 @@ from .teacher import restore
 TILE = 96
 SCALE = 4
 TILES_PER_FILE = 24
-TILES_PER_CALL = 4
+TILES_PER_CALL = 4  # on a processor; on a card all of a file
 PRESETS = ("real-esrgan", "heavy", "medium", "light")
 PRESET_WEIGHTS = (0.25, 0.3, 0.2, 0.25)
 
@@ -92,30 +92,34 @@ class Pool:
         self.general = general
         self.features = features
         self._read: set[str] = set()
+        # With room for more, so that a card's memory is not asked for ever larger blocks.
         self._tiles: dict[str, Tensor] = {}
-        self._trust = torch.zeros(0)
+        self._trust = torch.zeros(0, device=device)
 
     def refresh(self, most: int = 1 << 30, seconds: float = float("inf")) -> None:
         """Read at most so many files that have not been read yet, for at most so many seconds."""
         end = time.monotonic() + seconds
         names = sorted(self.folder.glob("tiles_?????.npz"))
-        found: dict[str, list[Tensor]] = {name: [] for name in ("lq", "photograph", "teacher")}
-        trusts = [self._trust]
         for path in [path for path in names if path.name not in self._read][:most]:
             if time.monotonic() > end:
                 break
             with np.load(path) as arrays:
                 tiles = {name: torch.from_numpy(arrays[name]).to(self.device) for name in arrays}
             tiles["teacher"], trust = self._taught(path, tiles)
-            for name, parts in found.items():
-                parts.append(tiles[name])
-            trusts.append(trust)
+            for name, more in tiles.items():
+                self._add(name, more)
+            self._trust = torch.cat([self._trust, trust.to(self.device)])
             self._read.add(path.name)
-        if len(trusts) > 1:
-            for name, parts in found.items():
-                known = [self._tiles[name]] if name in self._tiles else []
-                self._tiles[name] = torch.cat([*known, *parts])  # (tiles, 3, H, W)
-            self._trust = torch.cat(trusts)
+
+    def _add(self, name: str, more: Tensor) -> None:
+        """Put tiles behind those that are there, of which there are as many as trusts."""
+        known, count = self._tiles.get(name), len(self)
+        if known is None or len(known) < count + len(more):
+            larger = more.new_empty((2 * (count + len(more)), *more.shape[1:]))
+            if known is not None:
+                larger[:count] = known[:count]
+            known = self._tiles[name] = larger  # (room, 3, H, W)
+        known[count : count + len(more)] = more
 
     @torch.no_grad()
     def _taught(self, path: Path, tiles: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -126,7 +130,8 @@ class Pool:
                     arrays["trust"]
                 )
         restored, trust = [], []
-        pairs = (tiles[name].split(TILES_PER_CALL) for name in ("lq", "photograph"))
+        per_call = TILES_PER_CALL if self.device.type == "cpu" else TILES_PER_FILE
+        pairs = (tiles[name].split(per_call) for name in ("lq", "photograph"))
         for lq, photograph in zip(*pairs, strict=True):
             lq, photograph = from_bytes(lq), from_bytes(photograph)
             taught = restore(self.teacher, lq)
@@ -168,7 +173,6 @@ class Pool:
             torch.where(turned, *sides) for sides in ((width, height), (height, width))
         )
         top, left = corner(rows), corner(columns)
-        trust = self._trust[index].to(self.device)
         index, turned, upside_down, mirrored, top, left = (
             tensor.to(self.device, non_blocking=True)
             for tensor in (index, turned, upside_down, mirrored, top, left)
@@ -185,4 +189,4 @@ class Pool:
             drawn = self._tiles[name][index.view(-1, 1, 1), :, row, column]  # (N, ..., 3)
             return from_bytes(drawn).permute(0, 3, 1, 2)
 
-        return crops("lq"), crops("photograph"), crops("teacher"), trust
+        return crops("lq"), crops("photograph"), crops("teacher"), self._trust[index]

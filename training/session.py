@@ -59,6 +59,7 @@ def run_session(arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)  # without it, steps slow down several times as activations fade
     if arguments.write_tiles is not None:
+        os.nice(19)  # the network's steps wait for no tile
         first, step = arguments.write_tiles
         photographs = find_photographs(arguments)
         for number in range(first, arguments.pool_files, step):
@@ -232,7 +233,9 @@ def keep(trainer: Training, run_folder: Path, cases: list) -> None:
     save_weights(run_folder / f"export_{minutes:04d}.safetensors", weights, notes)
     print(f"exported at step {trainer.step}", flush=True)
     if cases:
-        restored = restore_all(trainer.restore_picture, cases, trainer.device)
+        # Pictures have sizes of their own, for which no fastest way is to be looked for.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False):
+            restored = restore_all(trainer.restore_picture, cases, trainer.device)
         figures = measure(cases, restored, trainer.features, trainer.device)
         figures = {"step": trainer.step, "minutes": trainer.seconds / 60, **figures}
         append_row(run_folder / "validation.csv", figures)

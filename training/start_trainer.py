@@ -15,10 +15,14 @@ from .trainer import Training, TrainSettings
 START_SETTINGS = TrainSettings(
     matrix_rate=8e-4,
     other_rate=3e-4,
+    discriminator_rate=4e-4,
     ema=0.999,
     shapes=((64, 64, 32, 0.85), (96, 96, 14, 0.15)),
-    teacher_share=0.6,
-    shares=LossShares(structure=0.5, feature=1.5, energy=0.6, phase=0.0, grid=0.1, adversarial=1.2),
+    teacher_share=1.0,
+    pooled=4,
+    quiet_steps=50,
+    ramp_steps=100,
+    shares=LossShares(structure=0.1, feature=3.0, energy=1.0, phase=0.0, grid=0.3, adversarial=3.0),
 )
 
 

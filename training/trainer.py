@@ -17,7 +17,7 @@ from ..model_loaders.networks.swin_unet import SwinUNetConfig
 from ..samplers.chain import forward_sample, posterior_step, prior_sample
 from .discriminator import FeatureDiscriminator, doubt
 from .features import FeatureDistance
-from .loss import Comparison, Goal, LossShares, RestorationLoss
+from .loss import PHASES, Comparison, Goal, LossShares, RestorationLoss
 from .muon import Muon, split_parameters
 from .network import (
     CONFIG,
@@ -61,6 +61,7 @@ class TrainSettings:
         chain_share: Share of a batch that goes on from the step before.
         teacher_share: Share of the teacher's picture, where it is trusted, in what a pixel is to be;
             the rest is the photograph's.
+        pooled: Side of the squares whose mean colours are to be right; see `absolute_difference`.
         quiet_steps: Steps before the discriminator is listened to.
         ramp_steps: Steps in which it comes to be listened to fully.
         shares: Sizes of the parts of the loss.
@@ -81,6 +82,7 @@ class TrainSettings:
     kappa_share: float = 0.4
     chain_share: float = 0.125
     teacher_share: float = 0.0
+    pooled: int = 1
     quiet_steps: int = 150
     ramp_steps: int = 350
     shares: LossShares = field(default_factory=LossShares)
@@ -169,7 +171,7 @@ class Training(ABC):
             self.discriminator.parameters(), lr=0.0, betas=(0.0, 0.99), weight_decay=0.0
         )
         self.judging = (judging, settings.discriminator_rate)
-        self.loss = RestorationLoss(settings.shares)
+        self.loss = RestorationLoss(settings.shares, settings.pooled)
         self.features = features
         self.step = 0
         self.seconds = 0.0
@@ -244,7 +246,8 @@ class Training(ABC):
             for group in optimizer.param_groups:
                 group["lr"] = rate * self.rate_share()
         image, goal = self.restore_crops(generator)
-        comparison = Comparison(self.features, image, goal)
+        shift = torch.randint(PHASES, (2,), generator=generator).tolist()
+        comparison = Comparison(self.features, image, goal, (shift[0], shift[1]))
         parts = {}
         if settings.shares.adversarial:
             parts = self._judge(comparison)
@@ -287,9 +290,13 @@ class Training(ABC):
         self, photograph: Tensor, teacher: Tensor, trust: Tensor, detail: Tensor, base: Tensor
     ) -> Goal:
         """Return what crops are compared with; arguments are those of `Goal`."""
-        share = self.settings.teacher_share * trust.view(-1, 1, 1, 1)
-        aim = torch.lerp(photograph, teacher, share)
+        aim = self.aim(photograph, teacher, trust)
         return Goal(aim, photograph, teacher, trust, detail, base)
+
+    def aim(self, photograph: Tensor, teacher: Tensor, trust: Tensor) -> Tensor:
+        """Return what crops are to be, pixel by pixel; arguments are those of `Goal`."""
+        share = self.settings.teacher_share * trust.view(-1, 1, 1, 1)
+        return torch.lerp(photograph, teacher, share)
 
     def adversarial_share(self) -> float:
         """Return the share of the discriminator's full weight at this step."""
@@ -334,7 +341,7 @@ class Training(ABC):
                 append_row(losses, row)
                 values = " ".join(f"{name} {value:.4f}" for name, value in means.items())
                 print(f"{self.step} {self.seconds / 60:.2f} min {values}", flush=True)
-                self.pool.refresh(most=4, seconds=1.0)
+                self.pool.refresh(most=2, seconds=1.0)
             now = time.monotonic()
             self.seconds += now - last
             last = now
@@ -448,7 +455,7 @@ class Trainer(Training):
         x = torch.where(
             starting,
             prior_sample(y, noise, eta, scale),
-            forward_sample(to_latent(teacher), y, noise, eta, scale),
+            forward_sample(to_latent(self.aim(photograph, teacher, trust)), y, noise, eta, scale),
         )
         return Batch(lq, photograph, teacher, trust, y, x, index, kappa)
 

@@ -116,6 +116,30 @@ def test_crops_of_the_pool_show_the_same_place_turned_the_same_way(tmp_path):
 
 
 @pytest.mark.comfy
+def test_files_read_one_by_one_make_the_pool_that_all_at_once_make(tmp_path):
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    for number in range(5):
+        count = number + 1
+        lq = generator.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8)
+        large = generator.integers(0, 256, (count, 3, 384, 384), dtype=np.uint8)
+        np.savez(folder / f"tiles_{number:05d}.npz", lq=lq, photograph=large)
+        trust = generator.integers(0, 2, count).astype(np.float32)
+        np.savez(folder / f"taught_{number:05d}.npz", teacher=large[::-1].copy(), trust=trust)
+    from pack.training.pool import Pool
+
+    whole = make_pool(folder)
+    slowly = Pool(folder, CPU, Enlargement(), Enlargement(), TinyFeatures())
+    for number in range(5):
+        slowly.refresh(most=1)
+        assert len(slowly) == (number + 1) * (number + 2) // 2
+    drawn = [pool.draw(20, 16, 24, torch.Generator().manual_seed(1)) for pool in (whole, slowly)]
+    for one, other in zip(*drawn, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.comfy
 def test_crops_come_from_everywhere_in_all_eight_positions(tmp_path):
     side = np.arange(96, dtype=np.uint8)
     rows, columns = np.meshgrid(2 * side, 2 * side, indexing="ij")
@@ -291,6 +315,72 @@ def test_the_energy_difference_asks_for_sharpness_and_not_for_a_place():
 
 
 @pytest.mark.comfy
+def test_the_energy_difference_asks_for_edges_before_it_asks_for_grain():
+    from pack.training.loss import energy_difference
+
+    generator = torch.Generator().manual_seed(0)
+    target = 0.5 + 0.004 * torch.randn(1, 3, 96, 192, generator=generator)
+    target[..., 96:] += 0.3 * (torch.arange(96) % 16 > 7)
+    image = F.avg_pool2d(target, 3, 1, 1, count_include_pad=False).requires_grad_()
+    (gradient,) = torch.autograd.grad(energy_difference(image, target).sum(), image)
+    grain, edges = (half.square().sum().item() for half in gradient.chunk(2, dim=-1))
+    assert edges > 3 * grain
+
+
+@pytest.mark.comfy
+def test_the_energy_is_the_teachers_also_where_its_picture_is_not_to_be_trusted():
+    from pack.training.discriminator import FeatureDiscriminator
+    from pack.training.loss import Comparison, Goal, LossShares, RestorationLoss
+
+    image, teacher = torch.zeros(2, 3, 96, 96), clouds().expand(2, -1, -1, -1)
+    goal = Goal(image, image, teacher, torch.tensor([1.0, 0.0]), torch.ones(2), image)
+    shares = LossShares(**{**dict.fromkeys(vars(LossShares()), 0.0), "energy": 1.0})
+    comparison = Comparison(TinyFeatures(), image + 0.3 * teacher, goal)
+    part = RestorationLoss(shares).parts(comparison, FeatureDiscriminator())["energy"]
+    (gradient,) = torch.autograd.grad(part(), comparison.image)
+    torch.testing.assert_close(gradient[0], gradient[1])
+    assert gradient.abs().max() > 0
+
+
+@pytest.mark.comfy
+def test_a_pooled_error_leaves_what_is_finer_than_its_squares_to_others():
+    from pack.training.loss import absolute_difference
+
+    target = clouds()
+    for pooled in (1, 4):
+        shifted = absolute_difference(target + 0.1, target, pooled)
+        assert shifted.item() == pytest.approx(0.1, abs=1e-6)
+    fine = target + grid(4, 0.1)
+    assert (
+        absolute_difference(fine, target, 4).item()
+        < 0.1 * absolute_difference(fine, target, 1).item()
+    )
+
+
+@pytest.mark.comfy
+def test_the_features_see_every_phase_of_a_picture():
+    from pack.training.features import FeatureDistance
+    from pack.training.loss import PHASES, Comparison, Goal
+
+    generator = torch.Generator().manual_seed(0)
+    image, photograph = torch.rand(2, 1, 3, 80, 80, generator=generator)
+    goal = Goal(photograph, photograph, photograph, torch.ones(1), torch.ones(1), photograph)
+    features = FeatureDistance()
+    moved = Comparison(features, image, goal, (3, 8))
+    for found, wanted in zip(moved.of_image, features.taps(image[..., 3:67, 8:72]), strict=True):
+        torch.testing.assert_close(found, wanted)
+    power = torch.zeros(2, 2)
+    for top in range(0, PHASES, 5):  # even ones and odd ones
+        for left in range(0, PHASES, 5):
+            comparison = Comparison(features, image, goal, (top, left))
+            distance = comparison.distance(comparison.of_photograph).sum()
+            (gradient,) = torch.autograd.grad(distance, comparison.image)
+            inner = gradient[..., PHASES:-PHASES, PHASES:-PHASES]
+            power += inner.square().unfold(2, 2, 2).unfold(3, 2, 2).sum(dim=(0, 1, 2, 3))
+    assert power.max() < 1.15 * power.min()
+
+
+@pytest.mark.comfy
 def test_each_part_of_the_loss_has_its_share_of_the_gradient():
     from pack.training.discriminator import FeatureDiscriminator
     from pack.training.loss import Comparison, Goal, LossShares, RestorationLoss
@@ -356,9 +446,9 @@ def test_the_discriminator_learns_in_few_steps_which_of_two_crops_is_real():
 
     of_real, of_made = scores(0)
     sides = [score.shape for score in of_real]
-    assert sides == [(4, 1, side, side) for side in (32, 32, 16, 8, 4)]
+    assert sides == [(4, 1, side, side) for side in (32, 32, 16)]
     assert doubt(of_real, of_real).tolist() == pytest.approx([np.log(2)] * 4)
-    for seed in range(15):
+    for seed in range(40):
         loss = doubt(*scores(seed)).mean()
         optimizer.zero_grad()
         loss.backward()
