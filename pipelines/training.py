@@ -24,7 +24,7 @@ import torch
 from comfy_extras.nodes_train import TrainGuider
 from torch import Tensor
 
-from ..model_loaders.resshift import copy_for_training, copy_with_weights
+from ..model_loaders.resshift import copy_for_training, copy_with_weights, cpu_has_bf16_units
 from ..model_loaders.resshift_model import LATENT_KEY, LQ_KEY
 from ..model_loaders.resshift_sampling import check_sampling
 from .noise import PictureSeeds, draw_noise
@@ -58,7 +58,8 @@ class TrainingSettings:
         steps: Steps of the whole training, those of a checkpoint that it goes on from among them.
         learning_rate: The highest one, see `rate_share`.
         seed: Decides order, noise levels and noise.
-        dtype: What products are computed in; the weights are trained in float32.
+        dtype: What products are computed in, float32 where a processor has no units for bfloat16;
+            the weights are trained in float32.
         pictures_per_step: Pictures whose gradients are added up for a step.
         checkpoint_every: Steps between two checkpoints; 0 writes one only if it is interrupted.
     """
@@ -307,8 +308,10 @@ class _TrainingSampler(comfy.samplers.Sampler):
             network, noise, {"positive": entries}, device, latent_image=x_0, seed=seeds.seed
         )
         x = sampling.noise_scaling(sigma, noise, x_0)
-        enabled = self.training_dtype != torch.float32
-        with torch.autocast(device.type, dtype=self.training_dtype, enabled=enabled):
+        dtype = self.training_dtype
+        if comfy.model_management.is_device_cpu(device) and not cpu_has_bf16_units():
+            dtype = torch.float32  # such a processor takes a hundred times as long for bfloat16
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             denoised = comfy.samplers.sampling_function(
                 network, x, sigma, None, conds["positive"], 1.0, model_options=model_options
             )

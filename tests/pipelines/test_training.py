@@ -148,6 +148,19 @@ def test_a_damage_that_the_base_does_not_know_is_learnt(base, tmp_path, dtype, s
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("has_units", [False, True])
+def test_a_processor_without_units_for_bfloat16_trains_in_float32(
+    base, tmp_path, monkeypatch, has_units
+):
+    units = {"avx512_bf16": has_units}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
+    exact, asked = (
+        weights_of(trained(base, tmp_path, replace(SETTINGS, dtype=dtype))[0])
+        for dtype in ("fp32", "bf16")
+    )
+    assert equal(exact, asked) is not has_units
+
+
 def test_the_model_that_was_given_stays_as_it_was(base, tmp_path):
     before = weights_of(base)
     made, _, _ = trained(base, tmp_path)
