@@ -101,7 +101,8 @@ def list_pictures(
     folders = [("", "")]
     with contextlib.closing(sqlite3.connect("")) as names:
         names.execute(
-            "CREATE TABLE entry (name BLOB, key BLOB, is_folder INTEGER, is_chosen INTEGER)"
+            "CREATE TABLE entry"
+            " (name BLOB, key BLOB, is_folder INTEGER, is_chosen INTEGER, is_known INTEGER)"
         )
         while folders:
             folder, target = folders.pop()
@@ -124,13 +125,13 @@ def list_pictures(
 
 
 def _collect(names: sqlite3.Connection, source: Path, folder: str, choice: Choice) -> None:
-    """Put the entries of one folder into the database that a result may be named after.
+    """Put the entries of one folder into the database.
 
-    Pictures that are not chosen are among them: another command may have chosen them, or will.
+    What is not chosen is among them: another command may have chosen it, or will.
     """
     names.execute("DELETE FROM entry")
 
-    def rows() -> Iterator[tuple[bytes, bytes, bool, bool]]:
+    def rows() -> Iterator[tuple[bytes, bytes, bool, bool, bool]]:
         with os.scandir(source / folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
@@ -141,26 +142,29 @@ def _collect(names: sqlite3.Connection, source: Path, folder: str, choice: Choic
                 is_chosen = is_folder
                 if not is_folder:
                     is_chosen = choice.takes(f"{folder}/{entry.name}" if folder else entry.name)
-                    if not is_chosen and not is_known(entry.name):
-                        continue
                     # A link that leads nowhere is kept, to be named as a failure; a pipe is not.
                     if not entry.is_file() and (not entry.is_symlink() or entry.is_dir()):
                         continue
                 stem = entry.name if is_folder else os.path.splitext(entry.name)[0]
-                yield os.fsencode(entry.name), _key(stem), is_folder, is_chosen
+                known = is_folder or is_known(entry.name)
+                yield os.fsencode(entry.name), _key(stem), is_folder, is_chosen, known
 
-    names.executemany("INSERT INTO entry VALUES (?, ?, ?, ?)", rows())
+    names.executemany("INSERT INTO entry VALUES (?, ?, ?, ?, ?)", rows())
 
 
 def _entries(names: sqlite3.Connection) -> Iterator[tuple[str, bool, bool]]:
-    """Yield the chosen: name, whether it is a folder, whether no other's result would have it."""
+    """Yield the chosen: name, whether it is a folder, whether its result alone has its stem.
+
+    A picture is marked beside other pictures; a file that only a pattern makes one beside any.
+    """
     rows = names.execute(
-        "SELECT name, is_folder, is_chosen, count(*) OVER (PARTITION BY key) FROM entry"
-        " ORDER BY name"
+        "SELECT name, is_folder, is_chosen, is_known,"
+        " count(*) OVER (PARTITION BY key), sum(is_known) OVER (PARTITION BY key)"
+        " FROM entry ORDER BY name"
     )
-    for name, is_folder, is_chosen, count in rows:
+    for name, is_folder, is_chosen, known, count, known_count in rows:
         if is_chosen:
-            yield os.fsdecode(name), bool(is_folder), count == 1
+            yield os.fsdecode(name), bool(is_folder), (known_count if known else count) == 1
 
 
 def _key(stem: str) -> bytes:

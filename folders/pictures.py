@@ -21,6 +21,8 @@ TOLD = frozenset([
     Tag.XPComment, Tag.XPAuthor, Tag.XPKeywords, Tag.XPSubject, ExifTags.IFD.Exif,
     ExifTags.IFD.GPSInfo,
 ])  # fmt: skip
+LONGEST_EXIF = 65_527  # of JPEG, in bytes
+LONGEST_VALUE = 2048  # where that is exceeded
 SIZES = (Tag.ExifImageWidth, Tag.ExifImageHeight)  # of the file, not of its result
 # The colours a profile is for, by the mode of the picture that is written.
 PROFILE_COLORS = {"L": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB "}
@@ -110,9 +112,24 @@ def write_picture(
     if encoding.format == "jpg":
         if picture.mode == "RGBA":
             raise ValueError("The result is transparent and JPEG is not: use --format png or webp.")
+        if "exif" in kept:
+            _shorten(kept["exif"])
         picture.save(path, "JPEG", quality=encoding.quality, subsampling=0, **kept)
         return
     exif = kept.get("exif") or picture.getexif()
     if prompt is not None:
         exif[WEBP_PROMPT_TAG] = f"prompt:{json.dumps(prompt)}"
     picture.save(path, "WEBP", quality=encoding.quality, **{**kept, "exif": exif})
+
+
+def _shorten(exif: Image.Exif) -> None:
+    """Leave out of EXIF that is too long for a JPEG what is long."""
+    if len(exif.tobytes()) <= LONGEST_EXIF:
+        return
+    directories: list[Any] = [exif]
+    if ExifTags.IFD.Exif in exif:
+        directories.append(exif.get_ifd(ExifTags.IFD.Exif))
+    for directory in directories:
+        for tag, value in list(directory.items()):
+            if isinstance(value, (str, bytes)) and len(value) > LONGEST_VALUE:
+                del directory[tag]

@@ -136,7 +136,8 @@ def step_noise_sampler(
     A picture's stream is its start noise, then a draw for each step, so the first draw, which is
     the start noise that ComfyUI or `draw_noise` made from the same seed, is passed over. ComfyUI
     draws a batch's start noise from one stream, so a picture taken out of it may hold a later draw:
-    the step that got it again would double it. Such a picture draws from another stream.
+    the step that got it again would double it. Such a picture draws from another stream, with all
+    others of the batch where they share one.
 
     Args:
         x: `(B, C, H, W)` state at the start of the run.
@@ -170,6 +171,8 @@ def _fresh_draws(x: Tensor, seeds: PictureSeeds, steps: int) -> Callable[[], Ten
     draw()
     if not bool(held.any()):
         return draw
+    if seeds.batch_noise != "different per image":  # what all share they go on sharing
+        held[:] = True
     other, rows = noise_draws(seeds.moved_by(APART), x), held.view(-1, 1, 1, 1).to(x.device)
     return lambda: torch.where(rows, other(), draw())
 

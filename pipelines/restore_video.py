@@ -242,6 +242,8 @@ def restore_video(
     key = run_key(prompt, node, survey.digest)
     place = Path(folder_paths.get_temp_directory())
     folder = place / f"restored_video_{key or uuid.uuid4().hex}"
+    if (sound := clip.sound()) is not None:  # what it refuses is told before any frame is restored
+        sound.close()
     segments = Segments(folder, clip.look, crf)
     count = len(survey.times)
     if segments.frames:

@@ -45,7 +45,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)  # before the fixtures, those of a module too
 def pytest_runtest_setup() -> None:
-    """Weights that a test leaves to chance are the same whatever ran before it."""
+    """What a test leaves to chance is the same whatever ran before it."""
     import torch
 
     torch.manual_seed(0)

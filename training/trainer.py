@@ -223,13 +223,17 @@ class Training(ABC):
         self.step, self.seconds = state["step"], state["seconds"]
 
     def check_state(self, path: Path, state: dict) -> None:
-        """Raise ValueError if a state is of another network."""
-        shapes, known = (
-            {name: weight.shape for name, weight in weights.items()}
-            for weights in (state["network"], self.network.state_dict())
-        )
-        if shapes != known:
-            raise ValueError(OTHER_STATE.format(path, "network"))
+        """Raise ValueError if a state is of another network or discriminator."""
+        for part, network in (
+            ("network", self.network),
+            ("discriminator", self.discriminator),
+        ):
+            shapes, known = (
+                {name: weight.shape for name, weight in weights.items()}
+                for weights in (state[part], network.state_dict())
+            )
+            if shapes != known:
+                raise ValueError(OTHER_STATE.format(path, part))
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Start from the weights of an exported file, with fresh optimisers."""

@@ -49,11 +49,13 @@ class _Track:
 
     Attributes:
         stream: The track.
-        base: What times of packets that stay as they are become multiples of, in seconds: where
-            the source's are coarse, packets that follow within one of them are still told apart.
+        base: What times of packets that stay as they are become multiples of, in seconds, a sample's
+            length: packets of one time are told apart by that much, which outputs can write.
         resampler: What makes other sound AAC's; None where packets stay as they are.
         onward: Its times.
         last: The time of its last packet that stayed as it was.
+        is_over: Whether it has come to the end of the window; times that begin anew after that may
+            seem to lie in it again.
     """
 
     stream: av.AudioStream
@@ -61,6 +63,7 @@ class _Track:
     resampler: AudioResampler | None = None
     onward: Onward = field(default_factory=Onward)
     last: int | None = None
+    is_over: bool = False
 
     def copied(
         self, packet: av.Packet, pts: int, dts: int, time_base: Fraction, first: Fraction
@@ -70,11 +73,10 @@ class _Track:
         moved = self.onward.moved(dts * time_base, length)
         if moved is None:
             return
-        base = min(time_base, self.base)
-        made = round((moved - first) / base)
+        made = round((moved - first) / self.base)
         self.last = made if self.last is None else max(made, self.last + 1)
-        packet.dts, packet.pts = self.last, self.last + round((pts - dts) * time_base / base)
-        packet.duration, packet.time_base = round(length / base), base
+        packet.dts, packet.pts = self.last, self.last + round((pts - dts) * time_base / self.base)
+        packet.duration, packet.time_base = round(length / self.base), self.base
         packet.stream = self.stream
         yield packet
 
@@ -112,7 +114,8 @@ class CopiedSound:
         """Add a track for each of the source's."""
         exchanged = []
         for stream in self._source.streams.audio:
-            if stream.codec_context is None:  # a codec that FFmpeg does not know
+            # A codec that FFmpeg does not know, or a track in which nothing was ever heard.
+            if stream.codec_context is None or not stream.rate:
                 continue
             codec = stream.codec_context.codec.canonical_name
             if codec in container.supported_codecs:
@@ -143,7 +146,8 @@ class CopiedSound:
                 continue
             pts = packet.dts if packet.pts is None else packet.pts
             time = pts * packet.time_base
-            if self._window.is_before(time) or self._window.is_after(time):
+            track.is_over = track.is_over or self._window.is_after(time)
+            if track.is_over or self._window.is_before(time):
                 continue
             if track.resampler is not None:
                 packet.pts = pts
@@ -165,24 +169,23 @@ class SampledSound:
         Args:
             samples: `(channels, N)` float32.
             rate: Samples a second.
-        """
-        self._samples = samples
-        self._rate = rate
-        self._track: av.AudioStream | None = None
-
-    def add_to(self, container: OutputContainer) -> list[str]:
-        """Add the one track.
-
         Raises:
             ValueError: There are more channels than a layout has.
         """
-        channels = len(self._samples)
+        channels = len(samples)
         if channels not in LAYOUTS and channels not in MIXED_LAYOUTS:
             raise ValueError(
                 f"the sound of 'video' has {channels} channels. Give one of at most"
                 f" {max(MIXED_LAYOUTS)}, or none."
             )
-        self._track, self._resampler = _aac_track(container, self._rate, channels)
+        self._samples = samples
+        self._rate = rate
+        self._track: av.AudioStream | None = None
+
+    def add_to(self, container: OutputContainer) -> list[str]:
+        """Add the one track."""
+        made = _aac_track(container, self._rate, len(self._samples))
+        self._track, self._resampler = made
         return []
 
     def packets(self, first: Fraction) -> Iterator[av.Packet]:

@@ -61,18 +61,19 @@ def test_patterns_choose_by_name_or_by_path(tmp_path):
 
 
 def test_names_do_not_depend_on_what_is_chosen(tmp_path):
-    touch(tmp_path, "a.jpg", "a.tif", "b.png", "b.txt", "box/a.png")
-    every = targets(tmp_path)
-    assert len(set(every.values())) == 4
-    assert (every["b.png"], every["box/a.png"]) == ("b", "box/a")
-    for choice in ({"include": ("*.jpg",)}, {"exclude": ("*.jpg",)}, {"include": ("a.*",)}):
-        found = {
-            picture.path: picture.target
-            for picture in list_pictures(tmp_path, Choice(**choice), _fail)
-        }
-        assert found.items() < every.items()
-    (text,) = list_pictures(tmp_path, Choice(include=("*.txt",)), _fail)
-    assert text.target not in every.values()
+    touch(tmp_path, "a.jpg", "a.tif", "b.png", "b.xmp", "c.nef", "c.cr2", "d.nef", "box/a.png")
+
+    def found(**choice) -> dict[str, str]:
+        listed = list_pictures(tmp_path, Choice(**choice), _fail)
+        return {picture.path: picture.target for picture in listed}
+
+    every = found(include=("*",))
+    assert len(set(every.values())) == len(every) == 8
+    alone = {path: every[path] for path in ("b.png", "box/a.png", "d.nef")}
+    assert alone == {"b.png": "b", "box/a.png": "box/a", "d.nef": "d"}
+    for pattern in ("*.jpg", "a.*", "*.nef", "*.cr2", "b.*", "*.xmp", "*.png"):
+        for choice in ({"include": (pattern,)}, {"exclude": (pattern,)}):
+            assert found(**choice).items() < every.items()
 
 
 def test_the_output_folder_is_not_looked_into(tmp_path):

@@ -64,6 +64,7 @@ def test_of_a_file_that_pillow_does_not_know_nothing_is_told(tmp_path):
 def test_a_scan_keeps_what_tells_of_the_picture_and_not_how_its_file_is_built(tmp_path, name):
     exif = Image.Exif()
     exif[0x010F], exif[0x8649], exif[0x935C] = "a scanner", bytes(9), bytes(200_000)
+    exif[0x010E] = "a line for every plane\n" * 4000
     exif.get_ifd(0x8769).update({0x829A: 0.25, 0xA002: 12, 0xA003: 8})
     exif.get_ifd(0x8825)[0x0001] = "N"
     exif[0x8769] = exif[0x8825] = 0  # that they are there, for Pillow's TIFF
@@ -74,7 +75,8 @@ def test_a_scan_keeps_what_tells_of_the_picture_and_not_how_its_file_is_built(tm
     )
     with Image.open(tmp_path / f"b.{name}") as written:
         found = written.getexif()
-        assert set(found) - {0x8769, 0x8825} <= {0x010F, 0x011A, 0x011B, 0x0128}
+        assert set(found) - {0x8769, 0x8825, 0x010E} <= {0x010F, 0x011A, 0x011B, 0x0128}
+        assert (0x010E in found) == (name != "jpg")
         assert found[0x010F] == "a scanner"
         assert dict(found.get_ifd(0x8769)) == {0x829A: 0.25}
         assert found.get_ifd(0x8825)[0x0001] == "N"

@@ -70,6 +70,8 @@ def test_no_step_draws_what_comfyui_drew_for_the_start(places, batch_noise):
         assert one.std(dim=(1, 2, 3)) == pytest.approx(torch.ones(len(places)), abs=0.1)
     for one, other in itertools.combinations(drawn, 2):
         assert torch.cosine_similarity(one.flatten(1), other.flatten(1)).abs().max() < 0.15
+    shared = all(torch.equal(one[k], one[0]) for one in drawn for k in range(len(places)))
+    assert shared == (batch_noise == "same for all" or len(places) == 1)
     again = step_noise_sampler(state, PictureSeeds(7, batch_noise), 4)
     assert torch.equal(again(SIGMA, SIGMA), drawn[0])
 

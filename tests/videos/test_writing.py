@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from fractions import Fraction
 
@@ -244,6 +245,40 @@ def test_recordings_put_together_go_on_where_the_first_ended(tmp_path, name, kin
     assert heard == sorted(heard)
     assert heard[-1] == pytest.approx(6.0, abs=0.2)
     assert max(np.diff(heard)) < 0.2
+
+
+@pytest.mark.parametrize(("kind", "codec"), [("ts", "aac"), ("ts", "mp2"), ("vob", "pcm_dvd")])
+def test_a_window_of_recordings_put_together_is_heard_once(tmp_path, kind, codec):
+    write_video(tmp_path / f"a.{kind}", 30, codec=codec, rate=48000)
+    whole = (tmp_path / f"a.{kind}").read_bytes()
+    path = tmp_path / f"c.{kind}"
+    path.write_bytes(whole + whole)
+    begin = next(read_frames(path, 1))[1][0]
+    window = Window(begin + Fraction(1, 2), begin + Fraction(3, 2))
+    times = [time for _, own in read_frames(path, 8, window=window) for time in own]
+    assert len(times) == 10
+    join_segments(
+        tmp_path / "b.mp4", segments(tmp_path, greys(10), ()), times, TEN, CopiedSound(path, window)
+    )
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        heard = seconds(packet for packet in container.demux(audio=0) if packet.size)
+    assert heard == sorted(set(heard))
+    assert heard[-1] - heard[0] == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.parametrize("tick", [Fraction(1, 1000), Fraction(1, 90_000), Fraction(1, 48_000)])
+def test_packets_of_one_time_are_apart_by_what_an_output_can_write(tick):
+    from pack.videos.sound import _Track
+
+    sample = Fraction(1, 48_000)
+    container = av.open(io.BytesIO(), "w", format="mp4")
+    track = _Track(container.add_stream("aac", rate=48_000, layout="mono"), sample)
+    made = []
+    for time in (0, 10, 10, 10, 20):
+        made += track.copied(av.Packet(4), time, time, tick, Fraction(0))
+    found = [packet.dts * packet.time_base / sample for packet in made]
+    assert len(found) == 5
+    assert min(np.diff(found)) >= 1
 
 
 def grown_by_copying(folder: str, frames: int) -> int:
