@@ -616,6 +616,11 @@ def test_a_run_does_not_go_on_beside_another_start_or_in_another_shape(trainer, 
             run(start).load_state(path)
     with pytest.raises(ValueError, match=remedy.format("network")):
         run(one, replace(CONFIG, num_res_blocks=(1, 1, 2))).load_state(path)
+    judge = parts.discriminator.state_dict()
+    older = {name: weight for name, weight in judge.items() if not name.startswith("heads.2.")}
+    torch.save({**torch.load(path), "discriminator": older}, path)
+    with pytest.raises(ValueError, match=remedy.format("discriminator")):
+        run(one).load_state(path)
 
 
 @pytest.mark.comfy
