@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.comfy, pytest.mark.slow, pytest.mark.heavy]
 
 API = Path(__file__).resolve().parents[2] / "workflows" / "api"
-RUNS = 96
+RUNS = 200
 # Kept in every prompt, so that only small files are read again and again.
 COSTLY = ("CheckpointLoaderSimple", "CLIPTextEncode")
 SMALL = (24, 16)
