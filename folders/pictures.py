@@ -52,8 +52,8 @@ def check_whole(path: Path) -> None:
 def read_metadata(path: Path) -> dict[str, Any]:
     """Return what a file tells of its picture: EXIF and ICC profile.
 
-    The orientation, which loading has applied, is left out, and so is the file's size. Of a file that Pillow
-    does not know nothing is told.
+    The orientation, which loading has applied, is left out, and so is the file's size. Of a file
+    that Pillow does not know nothing is told.
     """
     kept: dict[str, Any] = {}
     picture = _open(path)

@@ -157,23 +157,17 @@ def step_noise_sampler(
 
 def _fresh_draws(x: Tensor, seeds: PictureSeeds, steps: int) -> Callable[[], Tensor]:
     """Return a function whose every call draws noise that the pictures of `x` do not hold."""
-    state = x.float().cpu()
-
-    def is_held(draw: Tensor) -> Tensor:
-        return likeness(state, draw) > 1
-
-    ahead = noise_draws(seeds, state)
-    held = torch.zeros(len(x), dtype=torch.bool)
-    if not bool(is_held(ahead()).all()):
-        for _ in range(steps):
-            held |= is_held(ahead())
     draw = noise_draws(seeds, x)
-    draw()
+    if bool((likeness(x, draw()) > 1).all()):
+        return draw
+    ahead = noise_draws(seeds, x)
+    ahead()
+    held = torch.stack([likeness(x, ahead()) > 1 for _ in range(steps)]).any(dim=0)  # (B,)
     if not bool(held.any()):
         return draw
     if seeds.batch_noise != "different per image":  # what all share they go on sharing
         held[:] = True
-    other, rows = noise_draws(seeds.moved_by(APART), x), held.view(-1, 1, 1, 1).to(x.device)
+    other, rows = noise_draws(seeds.moved_by(APART), x), held.view(-1, 1, 1, 1)
     return lambda: torch.where(rows, other(), draw())
 
 

@@ -22,9 +22,10 @@ AAC_RATES = (
     7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000,
 )  # fmt: skip
 SAMPLES_AT_ONCE = 1024  # a packet's
-LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
-# What samples of other numbers of channels are, before they become stereo.
-MIXED_LAYOUTS = {3: "3.0", 4: "quad", 5: "5.0", 7: "6.1", 8: "7.1"}
+LAYOUTS = {
+    1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1",
+}  # fmt: skip
+KEPT_LAYOUTS = (1, 2, 6)  # by their channels; others become stereo
 
 
 class Sound(Protocol):
@@ -173,10 +174,10 @@ class SampledSound:
             ValueError: There are more channels than a layout has.
         """
         channels = len(samples)
-        if channels not in LAYOUTS and channels not in MIXED_LAYOUTS:
+        if channels not in LAYOUTS:
             raise ValueError(
                 f"the sound of 'video' has {channels} channels. Give one of at most"
-                f" {max(MIXED_LAYOUTS)}, or none."
+                f" {max(LAYOUTS)}, or none."
             )
         self._samples = samples
         self._rate = rate
@@ -192,7 +193,7 @@ class SampledSound:
         """Yield the packets; the samples begin at 0 whatever `first` is."""
         assert self._track is not None
         channels, count = self._samples.shape
-        layout = LAYOUTS.get(channels) or MIXED_LAYOUTS[channels]
+        layout = LAYOUTS[channels]
         for start in range(0, count, SAMPLES_AT_ONCE):
             part = self._samples[:, start : start + SAMPLES_AT_ONCE]
             # Side by side: PyAV miscounts the planes of eight channels one after the other.
@@ -247,7 +248,7 @@ def _aac_track(
     container: OutputContainer, rate: int, channels: int
 ) -> tuple[av.AudioStream, AudioResampler]:
     """Add a track of AAC; return it, and what makes sound of this rate its own."""
-    layout = LAYOUTS.get(channels, "stereo")
+    layout = LAYOUTS[channels] if channels in KEPT_LAYOUTS else "stereo"
     rate = AAC_RATES[min(bisect_left(AAC_RATES, rate), len(AAC_RATES) - 1)]
     track = container.add_stream(ENCODER, rate=rate, layout=layout)
     return track, AudioResampler("fltp", layout, rate)
